@@ -1,0 +1,99 @@
+//! Every name of ours that stands in a cluster: namespaces, labels, annotations, ports, devices.
+
+/// The API group of Daisy's kinds.
+pub const GROUP: &str = "daisy.supercluster.local";
+/// The version of Daisy's kinds.
+pub const VERSION: &str = "v1alpha1";
+/// Where Daisy lives in a member cluster.
+pub const SYSTEM_NAMESPACE: &str = "daisy-system";
+/// Where the broker keeps Members, Invitations and JoinRequests.
+pub const BROKER_NAMESPACE: &str = "daisy-broker";
+/// A cluster's own namespace on the broker is this and its ID.
+pub const BROKER_CLUSTER_NAMESPACE_PREFIX: &str = "daisy-cluster-";
+
+/// Says that an object is Daisy's (the recommended Kubernetes label).
+pub const MANAGED_BY: &str = "app.kubernetes.io/managed-by";
+/// The value of [`MANAGED_BY`] on everything that is Daisy's.
+pub const MANAGED_BY_DAISY: &str = "daisy";
+/// Which role an object or pod belongs to: `syncer`, `gateway`, `route-agent`, `dns`, `broker`.
+pub const COMPONENT: &str = "app.kubernetes.io/component";
+/// `true` on a Node that is to be a gateway.
+pub const GATEWAY_NODE: &str = "daisy.supercluster.local/gateway";
+/// On a Cluster in `daisy-system`: `local` for this cluster's own, `remote` for the others.
+pub const CLUSTER_ROLE: &str = "daisy.supercluster.local/cluster-role";
+/// [`CLUSTER_ROLE`] of this cluster's own record.
+pub const CLUSTER_ROLE_LOCAL: &str = "local";
+/// [`CLUSTER_ROLE`] of another cluster's record.
+pub const CLUSTER_ROLE_REMOTE: &str = "remote";
+/// On an import's Service and EndpointSlices: the namespace of what is imported.
+pub const IMPORT_NAMESPACE: &str = "daisy.supercluster.local/import-namespace";
+/// On an import's Service and EndpointSlices: the name of what is imported.
+pub const IMPORT_NAME: &str = "daisy.supercluster.local/import-name";
+/// On ExportEndpoints: [`crate::ServiceKey::id`] of what is exported, to select by.
+pub const EXPORT_ID: &str = "daisy.supercluster.local/export-id";
+/// On a Namespace: `true` makes and keeps a ServiceExport for each of its Services.
+pub const EXPORT_ALL: &str = "daisy.supercluster.local/export";
+/// On a ServiceExport that the namespace's [`EXPORT_ALL`] made, so that it goes with it.
+pub const EXPORTED_BY_NAMESPACE: &str = "daisy.supercluster.local/exported-by-namespace";
+/// Annotation on a Service: `false` keeps it out of its namespace's bulk export.
+pub const EXPORT_EXCLUDE: &str = "daisy.supercluster.local/export";
+/// Annotation on a Node: its address in the cluster's node range, set by the syncer.
+pub const NODE_ADDRESS: &str = "daisy.supercluster.local/node-address";
+/// Annotation on a Node: the public address that other clusters reach it at, set by the operator of the cluster.
+pub const PUBLIC_ADDRESS: &str = "daisy.supercluster.local/public-address";
+/// Annotation on a Node: set by its route-agent to `clean` once nothing of Daisy's is left on it after a leave.
+pub const NODE_STATE: &str = "daisy.supercluster.local/node-state";
+/// The MCS API's label on an EndpointSlice: the Service it belongs to.
+pub const MCS_SERVICE_NAME: &str = "multicluster.kubernetes.io/service-name";
+/// The MCS API's label on an EndpointSlice: the cluster it came from.
+pub const MCS_SOURCE_CLUSTER: &str = "multicluster.kubernetes.io/source-cluster";
+/// Kubernetes' label on an EndpointSlice: the Service it belongs to.
+pub const SLICE_SERVICE_NAME: &str = "kubernetes.io/service-name";
+/// Kubernetes' label on an EndpointSlice: who writes it.
+pub const SLICE_MANAGED_BY: &str = "endpointslice.kubernetes.io/managed-by";
+/// The value of [`SLICE_MANAGED_BY`] on what Daisy writes.
+pub const SLICE_MANAGED_BY_DAISY: &str = "daisy.supercluster.local";
+/// Kubernetes' label on an EndpointSlice of a headless Service.
+pub const SLICE_HEADLESS: &str = "service.kubernetes.io/headless";
+
+/// The Secret in `daisy-system` with what the syncer needs at the broker: keys `server`, `ca`, `token`, `brokerId`,
+/// `clusterId`, `signingKey`.
+pub const BROKER_ACCESS_SECRET: &str = "daisy-broker-access";
+/// A gateway's WireGuard private key is in the Secret of this name and `-NODE`, key `privateKey` (base64).
+pub const GATEWAY_KEY_SECRET_PREFIX: &str = "daisy-gateway-key-";
+/// The Service in front of Daisy's DNS servers, in `daisy-system`, port 53.
+pub const DNS_SERVICE: &str = "daisy-dns";
+
+/// The UDP port of a gateway's tunnels (51820 and 51871 are others').
+pub const TUNNEL_PORT: u16 = 41820;
+/// The UDP port of the VXLAN between nodes and gateways (4789 and 4800 are others').
+pub const VXLAN_PORT: u16 = 4841;
+/// The VXLAN network identifier between nodes and gateways.
+pub const VXLAN_VNI: u32 = 4841;
+/// The UDP port that probes are addressed to, inside tunnels.
+pub const PROBE_PORT: u16 = 4842;
+/// The TUN device of a gateway.
+pub const TUNNEL_DEVICE: &str = "daisy0";
+/// The VXLAN device of a node.
+pub const VXLAN_DEVICE: &str = "daisy-vx";
+/// The routing table of traffic to other clusters.
+pub const ROUTE_TABLE: u32 = 4841;
+/// The routing table, on a gateway, of what came out of a tunnel for another node's pods.
+pub const DELIVERY_TABLE: u32 = 4842;
+/// The preference of our rules: before `main` (32766), after what CNIs commonly use.
+pub const RULE_PREFERENCE: u32 = 1841;
+/// The route protocol number that marks routes as ours (unassigned in `rtnetlink.h`).
+pub const ROUTE_PROTOCOL: u8 = 184;
+/// The nftables table that holds all our rules on a node.
+pub const NFTABLES_TABLE: &str = "daisy";
+/// The least MTU on our devices (RFC 8200 section 5).
+pub const MTU_MIN: u32 = 1280;
+/// What WireGuard adds over IPv4 and over IPv6, in bytes: 20 or 40 of IP, 8 of UDP, 32 of its own.
+pub const WIREGUARD_OVERHEAD: (u32, u32) = (60, 80);
+/// What VXLAN adds over IPv4 and over IPv6, in bytes: 20 or 40 of IP, 8 of UDP, 8 of its own, 14 of Ethernet.
+pub const VXLAN_OVERHEAD: (u32, u32) = (50, 70);
+
+/// The zone that holds every import, local first.
+pub const SUPERCLUSTER_ZONE: &str = "supercluster.local";
+/// The zone of the MCS specification.
+pub const CLUSTERSET_ZONE: &str = "clusterset.local";

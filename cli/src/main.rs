@@ -1,0 +1,2 @@
+//! Daisy.
+fn main() {}
