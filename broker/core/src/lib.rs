@@ -1,1 +1,16 @@
-//! To be written.
+//! What the broker's two programs decide: the syncer of each cluster, and the registrar.
+//!
+//! ```text
+//! local ServiceExport, Service, EndpointSlice ──▶ export ──▶ Export, ExportEndpoints, Heartbeat ──▶ broker
+//! local Gateway, Node ──▶ cluster ──▶ Cluster ──▶ broker
+//! broker records ──▶ policy (held to the Member) ──▶ vouch (what still stands) ──▶ merge ──▶ import ──▶ Service,
+//!                                                            EndpointSlices, ServiceImport, Clusters here
+//! all of it driven by syncer: handle_* in, poll_action out
+//! JoinRequest, Invitation ──▶ registrar ──▶ Member, namespace, rights, credential
+//! ```
+//!
+//! Nothing here does I/O, reads a clock or draws a random number: time comes in as an argument.
+#![forbid(unsafe_code)]
+
+pub mod policy;
+pub mod registrar;

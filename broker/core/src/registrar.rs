@@ -1,0 +1,1 @@
+//! The registrar: who becomes a member, and with which ranges.
