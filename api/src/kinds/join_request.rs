@@ -5,7 +5,7 @@ use kube::CustomResource;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
-use crate::keys::{PublicKey, VerifyingKey};
+use crate::keys::{PublicKey, Signature, VerifyingKey};
 use crate::{Cidr, ClusterId};
 
 /// A request to join, in `daisy-broker`, under a name that nobody can guess (`join-` and 26 random characters or more).
@@ -46,6 +46,10 @@ pub struct JoinRequestSpec {
     pub sealing_key: PublicKey,
     /// The Ed25519 key that the cluster's records will be signed with.
     pub signing_key: VerifyingKey,
+    /// The signature with `signingKey` over the fields above and the request's name: whoever asks holds the key. A member's own
+    /// key is what lets its cluster, and nobody who merely read its Member, ask anew.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub signature: Option<Signature>,
     /// Takes the place of a member of the same ID and another UID.
     #[serde(default)]
     pub replace: bool,
