@@ -9,6 +9,9 @@ use crate::table::{Base, Chain, ChainType, Family, Hook, Policy, Table};
 use crate::value::{Key, KeyType, Value};
 use crate::wire::{Attributes, Writer};
 
+/// How often a set's elements are listed at most, for two listings to agree.
+const LIST_TRIES: u32 = 32;
+
 /// What a counter counted.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct Count {
@@ -118,7 +121,8 @@ impl Socket {
         Ok(out)
     }
 
-    /// The elements of a set or map, sorted.
+    /// The elements of a set or map, sorted by their keys' bytes. The kernel lists a set that has just grown by much with
+    /// elements missing or twice while it spreads them anew, so that this lists until two listings agree.
     ///
     /// # Errors
     /// A set that does not exist ([`Error::is_not_found`]), or a socket's error.
@@ -134,16 +138,15 @@ impl Socket {
             family: table.family.number(),
             filter: &filter,
         };
-        let mut raw = Vec::new();
-        for body in self.dump(&list)? {
-            let attributes = Attributes::of_message(&body)?;
-            if let Some(elements) = attributes.find(sys::element::LIST_ELEMENTS) {
-                for element in elements.attributes()?.iter() {
-                    raw.push(read_element(&element.attributes()?)?);
-                }
+        let mut before = None;
+        for _ in 0..LIST_TRIES {
+            let raw = read_elements(&self.dump(&list)?)?;
+            if before.as_ref() == Some(&raw) {
+                return join_elements(set, &raw);
             }
+            before = Some(raw);
         }
-        join_elements(set, raw)
+        Err(Error::Interrupted { what: list.what, tries: LIST_TRIES })
     }
 
     /// What the named counters of a table counted, by name; none if it does not exist.
@@ -254,11 +257,27 @@ fn read_set(attributes: &Attributes<'_>) -> Result<Option<Set>, Malformed> {
 }
 
 /// An element as the kernel has it.
+#[derive(PartialEq, Eq)]
 struct Raw {
     key: Vec<u8>,
     key_end: Option<Vec<u8>>,
     is_end: bool,
     data: Option<Immediate>,
+}
+
+/// Reads the messages of an element listing. Where one interval ends exactly where the next begins, the end comes first.
+fn read_elements(bodies: &[Vec<u8>]) -> Result<Vec<Raw>, Malformed> {
+    let mut raw = Vec::new();
+    for body in bodies {
+        if let Some(elements) = Attributes::of_message(body)?.find(sys::element::LIST_ELEMENTS) {
+            for element in elements.attributes()?.iter() {
+                raw.push(read_element(&element.attributes()?)?);
+            }
+        }
+    }
+    raw.sort_by(|a, b| (&a.key, !a.is_end, &a.key_end).cmp(&(&b.key, !b.is_end, &b.key_end)));
+    raw.dedup();
+    Ok(raw)
 }
 
 fn read_element(attributes: &Attributes<'_>) -> Result<Raw, Malformed> {
@@ -276,9 +295,7 @@ fn read_element(attributes: &Attributes<'_>) -> Result<Raw, Malformed> {
 }
 
 /// Makes elements of what the kernel lists: in an interval set with one field, each beginning reaches to the next end.
-fn join_elements(set: &Set, mut raw: Vec<Raw>) -> Result<Vec<Element>, Error> {
-    // Where one interval ends exactly where the next begins, the end comes first.
-    raw.sort_by(|a, b| (&a.key, !a.is_end).cmp(&(&b.key, !b.is_end)));
+fn join_elements(set: &Set, raw: &[Raw]) -> Result<Vec<Element>, Error> {
     let mut out = Vec::new();
     let pairs = set.interval && set.key.len() == 1;
     for (position, one) in raw.iter().enumerate().filter(|(_, r)| !r.is_end) {
@@ -300,7 +317,6 @@ fn join_elements(set: &Set, mut raw: Vec<Raw>) -> Result<Vec<Element>, Error> {
         };
         out.push(Element { key, data });
     }
-    out.sort();
     Ok(out)
 }
 

@@ -36,7 +36,10 @@ impl Namespace {
 
     /// Runs this in the namespace.
     pub fn run<T: Send + 'static>(&self, job: impl FnOnce() -> T + Send + 'static) -> T {
-        self.start(job).recv().expect("the job panicked")
+        match self.start(job).recv() {
+            Ok(value) => value,
+            Err(_) => panic!("a job in the namespace panicked: see above"),
+        }
     }
 
     /// Begins to run this in the namespace, after what was begun there before.
