@@ -29,6 +29,9 @@ pub const CLUSTER_ROLE_REMOTE: &str = "remote";
 pub const IMPORT_NAMESPACE: &str = "daisy.supercluster.local/import-namespace";
 /// On an import's Service and EndpointSlices: the name of what is imported.
 pub const IMPORT_NAME: &str = "daisy.supercluster.local/import-name";
+/// Annotation on an import's Service: the clusters that export it and since when (`a=2026-01-01T00:00:00Z,b=…`), so that a syncer
+/// that starts while the broker is away knows whose import this is.
+pub const IMPORT_EXPORTS: &str = "daisy.supercluster.local/import-exports";
 /// On ExportEndpoints: [`crate::ServiceKey::id`] of what is exported, to select by.
 pub const EXPORT_ID: &str = "daisy.supercluster.local/export-id";
 /// On a Namespace: `true` makes and keeps a ServiceExport for each of its Services.
@@ -43,6 +46,9 @@ pub const NODE_ADDRESS: &str = "daisy.supercluster.local/node-address";
 pub const PUBLIC_ADDRESS: &str = "daisy.supercluster.local/public-address";
 /// Annotation on a Node: set by its route-agent to `clean` once nothing of Daisy's is left on it after a leave.
 pub const NODE_STATE: &str = "daisy.supercluster.local/node-state";
+/// Annotation on a Member: the grant of the invitation by which it joined. Where it is absent or differs from the Member's grant,
+/// an administrator has set that, and a rejoin leaves it.
+pub const INVITED_GRANT: &str = "daisy.supercluster.local/invited-grant";
 /// The MCS API's label on an EndpointSlice: the Service it belongs to.
 pub const MCS_SERVICE_NAME: &str = "multicluster.kubernetes.io/service-name";
 /// The MCS API's label on an EndpointSlice: the cluster it came from.
