@@ -1,0 +1,2 @@
+pub(crate) mod field;
+pub(crate) mod service;

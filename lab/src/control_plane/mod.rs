@@ -1,0 +1,5 @@
+//! x
+mod admission;
+mod allocator;
+mod controllers;
+pub(crate) mod watch;
