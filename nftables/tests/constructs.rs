@@ -1,5 +1,5 @@
 //! Every construct is built in a namespace of its own, listed back, and compared with what `nft` reads there.
-#![allow(clippy::unwrap_used, missing_docs)]
+#![allow(clippy::unwrap_used, missing_docs, reason = "tests")]
 
 mod common;
 
@@ -105,7 +105,10 @@ fn matches_read_as_nft_writes_them() {
             (Rule::new().ct_status(ct_status::DNAT).accept(), "ct status 0x20 accept"),
             (Rule::new().ct_mark(3).accept(), "ct mark 0x00000003 accept"),
             (Rule::new().ct_reply_direction().accept(), "ct direction 1 accept"),
-            (Rule::new().ct_original_daddr(network("10.0.0.0/8")).accept(), "meta nfproto 2 ct original ip daddr 10.0.0.0/8 accept"),
+            (
+                Rule::new().ct_original_daddr(network("10.0.0.0/8")).accept(),
+                "meta nfproto 2 ct original ip daddr 10.0.0.0/8 accept",
+            ),
             (
                 Rule::new().iifname("daisy0").ip_daddr_in_set("pods").tcp_dport(80u16).counter().accept(),
                 r#"iifname "daisy0" ip daddr @pods tcp dport 80 counter packets 0 bytes 0 accept"#,
@@ -176,7 +179,10 @@ fn translations_read_as_nft_writes_them() {
         vec![
             (Rule::new().masquerade(), "masquerade"),
             (Rule::new().snat(address("10.0.0.1"), None), "meta nfproto 2 snat ip to 10.0.0.1"),
-            (Rule::new().l4proto(protocol::TCP).snat(address("10.0.0.1"), Some(80)), "meta l4proto 6 meta nfproto 2 snat ip to 10.0.0.1:80"),
+            (
+                Rule::new().l4proto(protocol::TCP).snat(address("10.0.0.1"), Some(80)),
+                "meta l4proto 6 meta nfproto 2 snat ip to 10.0.0.1:80",
+            ),
             (Rule::new().snat_to_saddr(IpFamily::V4), "snat ip to ip saddr"),
             (Rule::new().snat_to_saddr(IpFamily::V6), "snat ip6 to ip6 saddr"),
         ],
@@ -185,8 +191,14 @@ fn translations_read_as_nft_writes_them() {
         Hook::Prerouting,
         ChainType::Nat,
         vec![
-            (Rule::new().tcp_dport(80u16).dnat(address("10.0.0.1"), Some(8080)), "tcp dport 80 meta nfproto 2 dnat ip to 10.0.0.1:8080"),
-            (Rule::new().udp_dport(80u16).dnat(address("fd00::1"), Some(81)), "udp dport 80 meta nfproto 10 dnat ip6 to [fd00::1]:81"),
+            (
+                Rule::new().tcp_dport(80u16).dnat(address("10.0.0.1"), Some(8080)),
+                "tcp dport 80 meta nfproto 2 dnat ip to 10.0.0.1:8080",
+            ),
+            (
+                Rule::new().udp_dport(80u16).dnat(address("fd00::1"), Some(81)),
+                "udp dport 80 meta nfproto 10 dnat ip6 to [fd00::1]:81",
+            ),
             (Rule::new().dnat_to_daddr(IpFamily::V4), "dnat ip to ip daddr"),
             (Rule::new().tcp_dport(80u16).redirect(Some(8080)), "tcp dport 80 redirect to :8080"),
             (Rule::new().redirect(None), "redirect"),
@@ -287,10 +299,7 @@ fn elements_come_back_as_they_were_added() {
                     Element::new(network("240.0.0.0/4")),
                 ],
             ),
-            (
-                Set::new("nets6", [KeyType::Ipv6Addr]).interval(),
-                vec![Element::new(network("fd00::/8"))],
-            ),
+            (Set::new("nets6", [KeyType::Ipv6Addr]).interval(), vec![Element::new(network("fd00::/8"))]),
             (
                 Set::new("ports", [KeyType::InetService]).interval(),
                 vec![Element::new(Key::Range(Value::U16(1), Value::U16(1023)))],
