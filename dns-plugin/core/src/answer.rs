@@ -90,13 +90,21 @@ impl Asking<'_> {
         let zones = &self.snapshot.settings().zones;
         let mut answer = Answer { authoritative: true, zone: Some(zone), ..Answer::bare(Rcode::NoError) };
         let (mut at, mut owner, mut node) = (&zones[zone], Owner::Question, self.node(&zones[zone], what));
+        let follows = !matches!(self.question.kind, QueryType::Cname | QueryType::Any);
         for _ in 0..ALIASES_MAX {
-            let target = match node {
-                Node::Alias(target) if !matches!(self.question.kind, QueryType::Cname | QueryType::Any) => target,
-                node => {
-                    self.fill(&mut answer, at, &owner, node);
-                    return answer;
-                }
+            let target = match &node {
+                Node::Alias(target) if follows => Some(target.clone()),
+                Node::Missing
+                | Node::Empty
+                | Node::Apex
+                | Node::Version
+                | Node::Addresses(_)
+                | Node::Alias(_)
+                | Node::Ports(_) => None,
+            };
+            let Some(target) = target else {
+                self.fill(&mut answer, at, &owner, node);
+                return answer;
             };
             answer.answers.push(self.record(&owner, Data::Cname(target.clone())));
             let Some(name) = target.to_query() else { return answer };

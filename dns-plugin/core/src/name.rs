@@ -302,11 +302,11 @@ fn shape<'n>(labels: &[&'n str], kind: ZoneKind) -> Option<What<'n>> {
         None => return Some(What::Apex),
         Some((&"dns-version", [])) => return Some(What::Version),
         Some((&"svc", [])) => return Some(What::Services),
-        Some((&"svc", [rest @ .., namespace])) => (valid(*namespace)?, rest),
+        Some((&"svc", [rest @ .., namespace])) => (valid(namespace)?, rest),
         Some(_) => return None,
     };
     let Some((name, rest)) = rest.split_last() else { return Some(What::Namespace(last)) };
-    let service = ServiceRef { namespace: last, name: valid(*name)? };
+    let service = ServiceRef { namespace: last, name: valid(name)? };
     match *rest {
         [] => Some(What::Service(service)),
         [label] if label.starts_with('_') => Some(What::Protocol(service, protocol(label)?)),
