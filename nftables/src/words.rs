@@ -1,19 +1,24 @@
 //! The words that rules are written in: each one a match or an action of [`Rule`].
 
 use std::net::IpAddr;
+use std::ops::RangeInclusive;
 
 use ipnetwork::IpNetwork;
 
 use crate::expression::{CtKey, Expression, MetaKey, NatKind, Register, Verdict};
 use crate::rule::{Reject, Rule, port_selector};
 use crate::selector::{IpFamily, Selector, protocol};
-use crate::value::{Key, KeyType, Value};
+use crate::value::{Key, Value};
 
 /// The TCP option that holds the maximum segment size (RFC 9293 section 3.7.1), its value 2 bytes at offset 2.
 const TCP_OPTION_MSS: u8 = 2;
 /// The SYN and RST bits of the TCP flags.
 const SYN: u8 = 0x02;
 const RST: u8 = 0x04;
+
+fn range(ports: &RangeInclusive<u16>) -> Key {
+    Key::Range(Value::U16(*ports.start()), Value::U16(*ports.end()))
+}
 
 /// Matches of a named interface: `*` at the end stands for any rest.
 impl Rule {
@@ -123,39 +128,63 @@ impl Rule {
 
 /// Matches of transport headers.
 impl Rule {
-    /// TCP from this port, or from a port of this range (`Key::Range`).
+    /// TCP from this port.
     #[must_use]
-    pub fn tcp_sport(self, port: impl Into<Key>) -> Self {
+    pub fn tcp_sport(self, port: u16) -> Self {
         self.matches(Selector::TcpSport, port)
     }
 
-    /// TCP to this port, or to a port of this range (`Key::Range`).
+    /// TCP from one of these ports, both ends included.
     #[must_use]
-    pub fn tcp_dport(self, port: impl Into<Key>) -> Self {
+    pub fn tcp_sports(self, ports: RangeInclusive<u16>) -> Self {
+        self.matches(Selector::TcpSport, range(&ports))
+    }
+
+    /// TCP to this port.
+    #[must_use]
+    pub fn tcp_dport(self, port: u16) -> Self {
         self.matches(Selector::TcpDport, port)
     }
 
-    /// UDP from this port, or from a port of this range (`Key::Range`).
+    /// TCP to one of these ports, both ends included.
     #[must_use]
-    pub fn udp_sport(self, port: impl Into<Key>) -> Self {
+    pub fn tcp_dports(self, ports: RangeInclusive<u16>) -> Self {
+        self.matches(Selector::TcpDport, range(&ports))
+    }
+
+    /// UDP from this port.
+    #[must_use]
+    pub fn udp_sport(self, port: u16) -> Self {
         self.matches(Selector::UdpSport, port)
     }
 
-    /// UDP to this port, or to a port of this range (`Key::Range`).
+    /// UDP from one of these ports, both ends included.
     #[must_use]
-    pub fn udp_dport(self, port: impl Into<Key>) -> Self {
+    pub fn udp_sports(self, ports: RangeInclusive<u16>) -> Self {
+        self.matches(Selector::UdpSport, range(&ports))
+    }
+
+    /// UDP to this port.
+    #[must_use]
+    pub fn udp_dport(self, port: u16) -> Self {
         self.matches(Selector::UdpDport, port)
+    }
+
+    /// UDP to one of these ports, both ends included.
+    #[must_use]
+    pub fn udp_dports(self, ports: RangeInclusive<u16>) -> Self {
+        self.matches(Selector::UdpDport, range(&ports))
     }
 
     /// This protocol (one that has ports) to this port.
     #[must_use]
-    pub fn dport(self, number: u8, port: impl Into<Key>) -> Self {
+    pub fn dport(self, number: u8, port: u16) -> Self {
         self.l4proto(number).matches(port_selector(number, false), port)
     }
 
     /// This protocol (one that has ports) from this port.
     #[must_use]
-    pub fn sport(self, number: u8, port: impl Into<Key>) -> Self {
+    pub fn sport(self, number: u8, port: u16) -> Self {
         self.l4proto(number).matches(port_selector(number, true), port)
     }
 
@@ -457,7 +486,6 @@ impl Rule {
     /// The destination, by the routing tables, is of this type ([`crate::address_type`]): one of this host's own, say.
     #[must_use]
     pub fn daddr_type(self, address_type: u32) -> Self {
-        debug_assert_eq!(Selector::FibDaddrType.key_type(), KeyType::FibAddressType);
         self.matches(Selector::FibDaddrType, Value::U32(address_type))
     }
 }

@@ -92,9 +92,9 @@ fn matches_read_as_nft_writes_them() {
             (Rule::new().not_daddr(network("10.0.0.1/32")).accept(), "ip daddr != 10.0.0.1 accept"),
             (Rule::new().saddr(network("fd00::/8")).accept(), "ip6 saddr fd00::/8 accept"),
             (Rule::new().daddr(network("0.0.0.0/0")).accept(), "meta nfproto 2 accept"),
-            (Rule::new().tcp_dport(80u16).accept(), "tcp dport 80 accept"),
-            (Rule::new().udp_sport(53u16).accept(), "udp sport 53 accept"),
-            (Rule::new().tcp_dport(Key::Range(Value::U16(1), Value::U16(1023))).drop(), "tcp dport 1-1023 drop"),
+            (Rule::new().tcp_dport(80).accept(), "tcp dport 80 accept"),
+            (Rule::new().udp_sport(53).accept(), "udp sport 53 accept"),
+            (Rule::new().tcp_dports(1..=1023).drop(), "tcp dport 1-1023 drop"),
             (Rule::new().dport(protocol::SCTP, 9u16).drop(), "sctp dport 9 drop"),
             (Rule::new().l4proto(protocol::TCP).accept(), "meta l4proto 6 accept"),
             (Rule::new().echo_request(IpFamily::V4).accept(), "icmp type 8 accept"),
@@ -110,7 +110,7 @@ fn matches_read_as_nft_writes_them() {
                 "meta nfproto 2 ct original ip daddr 10.0.0.0/8 accept",
             ),
             (
-                Rule::new().iifname("daisy0").ip_daddr_in_set("pods").tcp_dport(80u16).counter().accept(),
+                Rule::new().iifname("daisy0").ip_daddr_in_set("pods").tcp_dport(80).counter().accept(),
                 r#"iifname "daisy0" ip daddr @pods tcp dport 80 counter packets 0 bytes 0 accept"#,
             ),
             (Rule::new().saddr_not_in_set(IpFamily::V6, "pods6").drop(), "ip6 saddr != @pods6 drop"),
@@ -192,15 +192,15 @@ fn translations_read_as_nft_writes_them() {
         ChainType::Nat,
         vec![
             (
-                Rule::new().tcp_dport(80u16).dnat(address("10.0.0.1"), Some(8080)),
+                Rule::new().tcp_dport(80).dnat(address("10.0.0.1"), Some(8080)),
                 "tcp dport 80 meta nfproto 2 dnat ip to 10.0.0.1:8080",
             ),
             (
-                Rule::new().udp_dport(80u16).dnat(address("fd00::1"), Some(81)),
+                Rule::new().udp_dport(80).dnat(address("fd00::1"), Some(81)),
                 "udp dport 80 meta nfproto 10 dnat ip6 to [fd00::1]:81",
             ),
             (Rule::new().dnat_to_daddr(IpFamily::V4), "dnat ip to ip daddr"),
-            (Rule::new().tcp_dport(80u16).redirect(Some(8080)), "tcp dport 80 redirect to :8080"),
+            (Rule::new().tcp_dport(80).redirect(Some(8080)), "tcp dport 80 redirect to :8080"),
             (Rule::new().redirect(None), "redirect"),
             (
                 Rule::new()
@@ -422,7 +422,7 @@ fn a_refusal_names_its_operation_and_changes_nothing() {
         assert!(socket.tables().unwrap().is_empty());
 
         // Refused here, before anything is sent.
-        let both = Rule::new().tcp_dport(80u16).udp_dport(80u16);
+        let both = Rule::new().tcp_dport(80).udp_dport(80);
         let wrong_family = Rule::new().saddr(network("fd00::/8"));
         for (family, rule) in [(Table::inet("t"), both), (Table::ip("t"), wrong_family)] {
             let mut batch = Batch::new();

@@ -102,7 +102,7 @@ fn drops_and_counts() {
         batch.add_counter(table, "refused");
         let replies = Rule::new().ct_state(ct_state::ESTABLISHED | ct_state::RELATED).accept();
         batch.add_rule(table, "forward", &replies);
-        batch.add_rule(table, "forward", &Rule::new().iifname("r*").tcp_dport(80u16).named_counter("refused").drop());
+        batch.add_rule(table, "forward", &Rule::new().iifname("r*").tcp_dport(80).named_counter("refused").drop());
     });
     for server in SERVER {
         assert_eq!(network.sees(server, 80), None);
@@ -112,7 +112,7 @@ fn drops_and_counts() {
 
     network.rules(|table, batch| {
         forward(table, batch);
-        batch.add_rule(table, "forward", &Rule::new().tcp_dport(80u16).reject(Reject::TcpReset));
+        batch.add_rule(table, "forward", &Rule::new().tcp_dport(80).reject(Reject::TcpReset));
     });
     let refused = network
         .client
@@ -167,7 +167,7 @@ fn masquerades_and_translates_to_constants() {
         batch.add_chain(table, &Chain::base("pre", ChainType::Nat, Hook::Prerouting, priority::DSTNAT));
         batch.add_rule(table, "post", &Rule::new().oifname("r1").masquerade());
         for (virtual_address, server) in ["10.9.9.9", "fd09::9"].into_iter().zip(SERVER) {
-            let rule = Rule::new().daddr(ip(virtual_address)).tcp_dport(8080u16).dnat(ip(server), Some(80));
+            let rule = Rule::new().daddr(ip(virtual_address)).tcp_dport(8080).dnat(ip(server), Some(80));
             batch.add_rule(table, "pre", &rule);
         }
     });
@@ -177,7 +177,7 @@ fn masquerades_and_translates_to_constants() {
     }
     network.rules(|table, batch| {
         batch.add_chain(table, &Chain::base("post", ChainType::Nat, Hook::Postrouting, priority::SRCNAT));
-        batch.add_rule(table, "post", &Rule::new().tcp_dport(80u16).snat(ip("10.2.0.1"), Some(4000)));
+        batch.add_rule(table, "post", &Rule::new().tcp_dport(80).snat(ip("10.2.0.1"), Some(4000)));
     });
     assert_eq!(network.sees(SERVER[0], 80), Some(ip(ROUTER_INSIDE[0])));
 }
@@ -269,8 +269,8 @@ fn marks_and_untracked_packets() {
         batch.add_chain(table, &Chain::base("raw", ChainType::Filter, Hook::Prerouting, priority::RAW));
         batch.add_chain(table, &Chain::base("late", ChainType::Filter, Hook::Forward, 0));
         batch.add_counter(table, "marked").add_counter(table, "untracked");
-        batch.add_rule(table, "raw", &Rule::new().udp_dport(9u16).notrack());
-        batch.add_rule(table, "raw", &Rule::new().udp_dport(9u16).set_mark(0x1234).set_mark_masked(0xff, 0x99));
+        batch.add_rule(table, "raw", &Rule::new().udp_dport(9).notrack());
+        batch.add_rule(table, "raw", &Rule::new().udp_dport(9).set_mark(0x1234).set_mark_masked(0xff, 0x99));
         batch.add_rule(table, "late", &Rule::new().mark_masked(0xffff, 0x1299).named_counter("marked"));
         batch.add_rule(table, "late", &Rule::new().ct_state(ct_state::UNTRACKED).named_counter("untracked").drop());
     });

@@ -1,4 +1,5 @@
 use super::*;
+use crate::wire::Attributes;
 use proptest::prelude::*;
 
 fn register() -> impl Strategy<Value = Register> {
@@ -113,7 +114,7 @@ proptest! {
     #[test]
     fn garbage_never_panics(name in prop::sample::select(vec!["meta", "cmp", "lookup", "nat", "exthdr", "immediate", "ct"]), body in prop::collection::vec(any::<u8>(), 0..60)) {
         if let Ok(attributes) = Attributes::parse(&body) {
-            let _ = read_named(name.to_owned(), &attributes);
+            let _ = codec::read_named(name.to_owned(), &attributes);
         }
     }
 }
