@@ -1,2 +1,45 @@
-//! Daisy.
-fn main() {}
+//! The `daisy` binary: every role that runs in a cluster, and every command that a user types.
+//!
+//! ```text
+//! arguments ──▶ commands::*  (a user's command: talks to Kubernetes API servers, prints, ends)
+//!          └──▶ roles        (syncer, gateway, route-agent, dns, broker: run until told to stop)
+//!          └──▶ daisy_lab    (a supercluster on this machine)
+//! ```
+
+mod arguments;
+mod commands;
+mod connect;
+mod manifests;
+mod output;
+mod progress;
+mod roles;
+
+use std::process::ExitCode;
+
+use arguments::{Arguments, Command};
+use clap::Parser;
+
+fn main() -> ExitCode {
+    let mut words = std::env::args_os().skip(1);
+    if words.next().is_some_and(|word| word == "lab-internal") {
+        return daisy_lab::internal_main(words);
+    }
+    let arguments = Arguments::parse();
+    let result = match arguments.command {
+        // The lab makes namespaces of its own before any thread starts, and so before a runtime does.
+        Command::Lab(lab) => return commands::lab::run(lab),
+        command => runtime(command),
+    };
+    match result {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            output::error(&error);
+            ExitCode::FAILURE
+        }
+    }
+}
+
+#[tokio::main]
+async fn runtime(command: Command) -> anyhow::Result<()> {
+    commands::run(command).await
+}

@@ -1,0 +1,78 @@
+//! The roles: what runs in a cluster until it is told to stop.
+
+use std::future::Future;
+
+use anyhow::{Context, Result};
+use daisy_broker::server::{BrokerOptions, BrokerReady};
+use kube::Client;
+use tokio::signal::unix::{SignalKind, signal};
+use tracing_subscriber::EnvFilter;
+
+use crate::arguments::{BrokerRole, DnsRole, GatewayRole, Reach, RouteAgentRole, SyncerRole};
+
+/// Ends at SIGTERM or SIGINT.
+fn stop() -> Result<impl Future<Output = ()> + Send + 'static> {
+    let mut terminate = signal(SignalKind::terminate()).context("listening for SIGTERM")?;
+    let mut interrupt = signal(SignalKind::interrupt()).context("listening for SIGINT")?;
+    Ok(async move {
+        tokio::select! {
+            _ = terminate.recv() => {}
+            _ = interrupt.recv() => {}
+        }
+    })
+}
+
+/// Logs go to standard error; `RUST_LOG` sets what is logged.
+fn log() {
+    let filter = EnvFilter::try_from_default_env().unwrap_or_else(|_| EnvFilter::new("info,boringtun=off,hickory_server=warn"));
+    // A second call, as in `deploy-broker`, changes nothing.
+    let _ = tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr).with_ansi(false).try_init();
+}
+
+async fn client() -> Result<Client> {
+    Client::try_default().await.context("no cluster to talk to: set KUBECONFIG, or run in a pod with a ServiceAccount")
+}
+
+/// Serves the embedded broker.
+pub(crate) async fn broker(options: BrokerRole) -> Result<()> {
+    let (ready, _) = tokio::sync::oneshot::channel();
+    serve_broker(options, ready).await
+}
+
+/// Serves the embedded broker, and says when it does.
+pub(crate) async fn serve_broker(options: BrokerRole, ready: tokio::sync::oneshot::Sender<BrokerReady>) -> Result<()> {
+    log();
+    let options = BrokerOptions { data_dir: options.data, listen: options.listen, advertise: options.advertise, ..Default::default() };
+    daisy_broker::server::run(options, ready, stop()?).await
+}
+
+/// Syncs this cluster with the broker.
+pub(crate) async fn syncer(options: SyncerRole) -> Result<()> {
+    log();
+    let options = daisy_broker::syncer::SyncerOptions { heartbeat: options.heartbeat, ..Default::default() };
+    daisy_broker::syncer::run(client().await?, options, stop()?).await
+}
+
+/// Holds this node's tunnels.
+pub(crate) async fn gateway(options: GatewayRole) -> Result<()> {
+    log();
+    let mut settings = daisy_gateway::GatewayOptions::new(options.node_name);
+    settings.port = options.port;
+    daisy_gateway::run(client().await?, settings, stop()?).await
+}
+
+/// Keeps this node's routes and filter.
+pub(crate) async fn route_agent(options: RouteAgentRole) -> Result<()> {
+    log();
+    let mut settings = daisy_route_agent::RouteAgentOptions::new(options.node_name);
+    settings.hold = options.hold;
+    settings.reach_all = options.reach == Reach::All;
+    daisy_route_agent::run(client().await?, settings, stop()?).await
+}
+
+/// Answers names.
+pub(crate) async fn dns(options: DnsRole) -> Result<()> {
+    log();
+    let options = daisy_dns::DnsOptions { listen: options.listen, ..Default::default() };
+    daisy_dns::run(client().await?, options, stop()?).await
+}
