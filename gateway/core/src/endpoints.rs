@@ -53,6 +53,13 @@ impl Path {
     pub fn dialled(remote: SocketAddr, port: Port) -> Self {
         Self { remote, local: None, port }
     }
+
+    /// Whether a datagram that came along `arrived` came along this path. One without a source of its own goes with any: our own
+    /// address may change under a path that we dialled.
+    #[must_use]
+    pub fn carries(&self, arrived: &Self) -> bool {
+        self.remote == arrived.remote && self.port == arrived.port && (self.local.is_none() || self.local == arrived.local)
+    }
 }
 
 #[derive(Clone, Debug)]
@@ -127,11 +134,7 @@ impl Endpoints {
 
     /// An authenticated datagram came along this path. Says whether the path is another than before.
     pub fn handle_datagram(&mut self, path: Path) -> bool {
-        // A path that we dialled keeps its source to the system's choice: our own address may change under us.
-        let same = |known: Path| {
-            known.remote == path.remote && known.port == path.port && (known.local.is_none() || known.local == path.local)
-        };
-        if self.path.is_some_and(same) {
+        if self.path.is_some_and(|known| known.carries(&path)) {
             return false;
         }
         let dialled = match &self.phase {

@@ -1,0 +1,95 @@
+//! The TUN device's file descriptor.
+//!
+//! The device is persistent: it, its address and the routes to it outlive the process, and the next start adopts it. What arrives
+//! meanwhile is dropped at the device, not sent elsewhere.
+
+use std::fs::OpenOptions;
+use std::io::{self, ErrorKind};
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
+use std::os::unix::fs::OpenOptionsExt;
+
+use crate::error::GatewayError;
+
+const DEVICE_FILE: &str = "/dev/net/tun";
+
+mod ioctl {
+    nix::ioctl_write_ptr_bad!(set_interface, libc::TUNSETIFF, libc::ifreq);
+    nix::ioctl_write_int_bad!(set_persistent, libc::TUNSETPERSIST);
+}
+
+/// An open TUN device. Packets are read and written one at a time, without a header before them.
+#[derive(Debug)]
+pub(crate) struct Tun {
+    descriptor: OwnedFd,
+    name: String,
+}
+
+impl Tun {
+    /// Opens the device of this name, makes it if it is not there, and makes it persistent.
+    pub(crate) fn open(name: &str) -> Result<Self, GatewayError> {
+        let file = OpenOptions::new().read(true).write(true).custom_flags(libc::O_NONBLOCK | libc::O_CLOEXEC).open(DEVICE_FILE);
+        let file = file.map_err(|cause| match cause.kind() {
+            ErrorKind::NotFound => GatewayError::NoTunDevice,
+            ErrorKind::PermissionDenied => GatewayError::NoRights { what: format!("open {DEVICE_FILE}"), cause },
+            // The node is there without the module behind it.
+            _ if cause.raw_os_error() == Some(libc::ENODEV) || cause.raw_os_error() == Some(libc::ENXIO) => {
+                GatewayError::NoTunDevice
+            }
+            _ => GatewayError::Device { name: name.to_owned(), what: "opening /dev/net/tun", cause: cause.to_string() },
+        })?;
+        let tun = Self { descriptor: file.into(), name: name.to_owned() };
+        tun.attach()?;
+        tun.set_persistent(true)?;
+        Ok(tun)
+    }
+
+    #[expect(unsafe_code, reason = "an ioctl on a descriptor and a structure that live through the call")]
+    fn attach(&self) -> Result<(), GatewayError> {
+        // SAFETY: ifreq is a plain C structure, for which all zeros are a value.
+        let mut request: libc::ifreq = unsafe { std::mem::zeroed() };
+        // The last byte stays zero: the name ends there.
+        for (slot, byte) in request.ifr_name[..libc::IFNAMSIZ - 1].iter_mut().zip(self.name.bytes()) {
+            *slot = byte.cast_signed();
+        }
+        request.ifr_ifru.ifru_flags = i16::try_from(libc::IFF_TUN | libc::IFF_NO_PI).unwrap_or(0);
+        // SAFETY: the descriptor is open, and the kernel reads and writes no more than an ifreq.
+        let done = unsafe { ioctl::set_interface(self.descriptor.as_raw_fd(), &raw const request) };
+        done.map(drop).map_err(|errno| match errno {
+            nix::Error::EPERM | nix::Error::EACCES => {
+                GatewayError::NoRights { what: format!("make the TUN device {}", self.name), cause: errno.into() }
+            }
+            nix::Error::EBUSY => GatewayError::DeviceBusy { name: self.name.clone() },
+            nix::Error::EINVAL => GatewayError::NameTaken { name: self.name.clone() },
+            _ => GatewayError::Device { name: self.name.clone(), what: "attaching", cause: errno.to_string() },
+        })
+    }
+
+    /// Whether the device outlives its descriptor.
+    #[expect(unsafe_code, reason = "an ioctl on a descriptor that lives through the call")]
+    pub(crate) fn set_persistent(&self, persistent: bool) -> Result<(), GatewayError> {
+        // SAFETY: the descriptor is open, and the argument is a number.
+        let done = unsafe { ioctl::set_persistent(self.descriptor.as_raw_fd(), i32::from(persistent)) };
+        let failed = |errno: nix::Error| GatewayError::Device {
+            name: self.name.clone(),
+            what: "making it persistent",
+            cause: errno.to_string(),
+        };
+        done.map(drop).map_err(failed)
+    }
+
+    /// Reads the next packet. `WouldBlock` where there is none.
+    pub(crate) fn read(&self, packet: &mut [u8]) -> io::Result<usize> {
+        Ok(nix::unistd::read(&self.descriptor, packet)?)
+    }
+
+    /// Writes a packet.
+    pub(crate) fn write(&self, packet: &[u8]) -> io::Result<()> {
+        Ok(nix::unistd::write(&self.descriptor, packet).map(drop)?)
+    }
+}
+
+impl AsFd for Tun {
+    fn as_fd(&self) -> BorrowedFd<'_> {
+        self.descriptor.as_fd()
+    }
+}
