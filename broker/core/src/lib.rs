@@ -12,5 +12,16 @@
 //! Nothing here does I/O, reads a clock or draws a random number: time comes in as an argument.
 #![forbid(unsafe_code)]
 
+pub mod digest;
+pub mod export;
+pub mod import;
+pub mod managed;
+pub mod merge;
+pub mod object;
 pub mod policy;
+mod qualified;
 pub mod registrar;
+pub mod service;
+pub mod syncer;
+pub mod time;
+pub mod vouch;
