@@ -1,0 +1,255 @@
+//! Performs what the registrar's machine decides, with plain Kubernetes requests. Every step may have been done before.
+
+use std::fmt::Debug;
+
+use daisy_api::labels::BROKER_NAMESPACE;
+use daisy_api::{Cluster, ClusterId, Export, ExportEndpoints, Heartbeat, Invitation, JoinRequest, Member};
+use daisy_broker_core::registrar::{Action, Admission, Outcome};
+use k8s_openapi::api::authentication::v1::{TokenRequest, TokenRequestSpec};
+use k8s_openapi::api::core::v1::{Namespace, ServiceAccount};
+use k8s_openapi::api::rbac::v1::{ClusterRoleBinding, Role, RoleBinding};
+use k8s_openapi::{ClusterResourceScope, NamespaceResourceScope};
+use kube::api::{DeleteParams, ListParams, Patch, PatchParams, PostParams, Preconditions};
+use kube::{Api, Client, Resource, ResourceExt};
+use serde::Serialize;
+use serde::de::DeserializeOwned;
+use serde_json::json;
+use thiserror::Error;
+
+use crate::rights;
+use crate::sealing::{Credential, SealError};
+
+/// Why an action was not done.
+#[derive(Debug, Error)]
+pub enum PerformError {
+    /// The broker refused, or cannot be reached.
+    #[error("{what}: {source}")]
+    Api {
+        /// What was being done, as "creating Member daisy-broker/local".
+        what: String,
+        /// What the broker said.
+        source: Box<kube::Error>,
+    },
+    /// A token came without an expiry or not at all.
+    #[error("the token of ServiceAccount {namespace}/{name} came without contents")]
+    NoToken {
+        /// The ServiceAccount's namespace.
+        namespace: String,
+        /// Its name.
+        name: String,
+    },
+    /// The credential cannot be sealed.
+    #[error(transparent)]
+    Seal(#[from] SealError),
+    /// An admission of something that cannot be a member.
+    #[error("the Member has no valid cluster ID for a name")]
+    Name,
+}
+
+/// Says what was being done, in front of what the API server says.
+pub(crate) trait Doing<T> {
+    /// `what` as "creating Member daisy-broker/local".
+    fn doing(self, what: impl FnOnce() -> String) -> Result<T, PerformError>;
+}
+
+impl<T> Doing<T> for Result<T, kube::Error> {
+    fn doing(self, what: impl FnOnce() -> String) -> Result<T, PerformError> {
+        self.map_err(|source| PerformError::Api { what: what(), source: Box::new(source) })
+    }
+}
+
+/// Whether the API server answered with this code.
+pub(crate) fn is_code(error: &kube::Error, code: u16) -> bool {
+    matches!(error, kube::Error::Api(status) if status.code == code)
+}
+
+fn object_name<K: Resource<DynamicType = ()>>(object: &K) -> String {
+    let meta = object.meta();
+    let name = meta.name.as_deref().unwrap_or_default();
+    match &meta.namespace {
+        Some(namespace) => format!("{} {namespace}/{name}", K::kind(&())),
+        None => format!("{} {name}", K::kind(&())),
+    }
+}
+
+/// Creates the object; one that is there gets what this one says.
+pub(crate) async fn ensure<K>(api: &Api<K>, object: &K) -> Result<K, PerformError>
+where
+    K: Resource<DynamicType = ()> + Clone + Debug + Serialize + DeserializeOwned,
+{
+    match api.create(&PostParams::default(), object).await {
+        Err(error) if is_code(&error, 409) => {
+            let name = object.name_any();
+            let patched = api.patch(&name, &PatchParams::default(), &Patch::Merge(object)).await;
+            patched.doing(|| format!("changing {}", object_name(object)))
+        }
+        other => other.doing(|| format!("creating {}", object_name(object))),
+    }
+}
+
+/// Deletes the object; one that is not there is as good.
+pub(crate) async fn delete<K>(api: &Api<K>, name: &str, params: &DeleteParams) -> Result<(), PerformError>
+where
+    K: Resource<DynamicType = ()> + Clone + Debug + DeserializeOwned,
+{
+    match api.delete(name, params).await {
+        Err(error) if is_code(&error, 404) => Ok(()),
+        other => other.map(|_| ()).doing(|| format!("deleting {} {name}", K::kind(&()))),
+    }
+}
+
+/// Has a token made for a ServiceAccount, of this life in seconds. Returns it with its end.
+pub(crate) async fn token(
+    client: &Client,
+    namespace: &str,
+    name: &str,
+    seconds: i64,
+) -> Result<(String, k8s_openapi::jiff::Timestamp), PerformError> {
+    let accounts: Api<ServiceAccount> = Api::namespaced(client.clone(), namespace);
+    // No audience: that of the API server itself is meant.
+    let spec = TokenRequestSpec { expiration_seconds: Some(seconds), ..TokenRequestSpec::default() };
+    let request = TokenRequest { spec, ..TokenRequest::default() };
+    let answer = accounts
+        .create_token_request(name, &PostParams::default(), &request)
+        .await
+        .doing(|| format!("asking for a token of ServiceAccount {namespace}/{name}"))?;
+    let status = answer.status.filter(|status| !status.token.is_empty());
+    let status = status.ok_or_else(|| PerformError::NoToken { namespace: namespace.to_owned(), name: name.to_owned() })?;
+    Ok((status.token, status.expiration_timestamp.0))
+}
+
+/// Performs actions on one broker.
+#[derive(Clone)]
+pub(super) struct Hands {
+    pub(super) client: Client,
+    pub(super) broker_id: String,
+    pub(super) token_seconds: i64,
+}
+
+impl Hands {
+    fn daisys<K>(&self) -> Api<K>
+    where
+        K: Resource<DynamicType = (), Scope = NamespaceResourceScope>,
+    {
+        Api::namespaced(self.client.clone(), BROKER_NAMESPACE)
+    }
+
+    fn whole<K>(&self) -> Api<K>
+    where
+        K: Resource<DynamicType = (), Scope = ClusterResourceScope>,
+    {
+        Api::all(self.client.clone())
+    }
+
+    pub(super) async fn perform(&self, action: &Action) -> Result<Outcome, PerformError> {
+        match action {
+            Action::Answer { request, status } => self.answer(request, &json!({ "status": status })).await?,
+            Action::Admit(admission) => return self.admit(admission).await,
+            Action::EndMember { id, uid, .. } => self.end(id, uid).await?,
+            Action::RemoveCluster { id } => self.remove(id).await?,
+            Action::DeleteRequest { name } => delete(&self.daisys::<JoinRequest>(), name, &DeleteParams::default()).await?,
+            Action::DeleteInvitation { name } => self.delete_invitation(name).await?,
+        }
+        Ok(Outcome::Done)
+    }
+
+    async fn answer(&self, request: &str, patch: &serde_json::Value) -> Result<(), PerformError> {
+        let requests: Api<JoinRequest> = self.daisys();
+        match requests.patch_status(request, &PatchParams::default(), &Patch::Merge(patch)).await {
+            // Nobody waits for the answer any more.
+            Err(error) if is_code(&error, 404) => Ok(()),
+            other => other.map(|_| ()).doing(|| format!("answering JoinRequest {request}")),
+        }
+    }
+
+    async fn admit(&self, admission: &Admission) -> Result<Outcome, PerformError> {
+        let id = admission.id().ok_or(PerformError::Name)?;
+        if let Some(status) = &admission.invitation_status {
+            let invitations: Api<Invitation> = self.daisys();
+            let (name, patch) = (&admission.invitation, Patch::Merge(json!({ "status": status })));
+            let patched = invitations.patch_status(name, &PatchParams::default(), &patch).await;
+            patched.doing(|| format!("counting a use of Invitation {name}"))?;
+        }
+        let member = self.write_member(&admission.member).await?;
+        let credential = self.credential(&id).await?;
+        let mut status = admission.status.clone();
+        status.sealed_credential = Some(credential.seal(&admission.sealing_key)?);
+        self.answer(&admission.request, &json!({ "status": status })).await?;
+        Ok(Outcome::Admitted(Box::new(member)))
+    }
+
+    async fn write_member(&self, member: &Member) -> Result<Member, PerformError> {
+        let members: Api<Member> = self.daisys();
+        let (name, params) = (member.name_any(), PostParams::default());
+        if member.resource_version().is_some() {
+            // Held to the version that was judged: what an administrator changed meanwhile is judged anew.
+            members.replace(&name, &params, member).await.doing(|| format!("changing Member {name}"))
+        } else {
+            members.create(&params, member).await.doing(|| format!("creating Member {name}"))
+        }
+    }
+
+    /// The cluster's namespace, rights and token.
+    async fn credential(&self, id: &ClusterId) -> Result<Credential, PerformError> {
+        let own = id.broker_namespace();
+        let rights = rights::member(id);
+        ensure(&self.whole::<Namespace>(), &rights.namespace).await?;
+        ensure(&Api::<ServiceAccount>::namespaced(self.client.clone(), &own), &rights.account).await?;
+        ensure(&Api::<Role>::namespaced(self.client.clone(), &own), &rights.role).await?;
+        ensure(&Api::<RoleBinding>::namespaced(self.client.clone(), &own), &rights.binding).await?;
+        ensure(&self.whole::<ClusterRoleBinding>(), &rights.reader).await?;
+        let (token, expires) = token(&self.client, &own, rights::SYNCER, self.token_seconds).await?;
+        Ok(Credential {
+            token,
+            expires,
+            namespace: own,
+            service_account: rights::SYNCER.to_owned(),
+            broker_id: self.broker_id.clone(),
+            cluster_id: id.clone(),
+        })
+    }
+
+    async fn end(&self, id: &ClusterId, uid: &str) -> Result<(), PerformError> {
+        let members: Api<Member> = self.daisys();
+        let preconditions = Preconditions { uid: Some(uid.to_owned()), resource_version: None };
+        let params = DeleteParams { preconditions: Some(preconditions), ..DeleteParams::default() };
+        match members.delete(id.as_str(), &params).await {
+            // Gone, or another has its name.
+            Err(error) if is_code(&error, 404) || is_code(&error, 409) => Ok(()),
+            other => other.map(|_| ()).doing(|| format!("deleting Member {id}")),
+        }
+    }
+
+    /// Rights first, so that nothing is written any more; then what was written, exports before all.
+    async fn remove(&self, id: &ClusterId) -> Result<(), PerformError> {
+        let own = id.broker_namespace();
+        let params = DeleteParams::default();
+        delete(&self.whole::<ClusterRoleBinding>(), &own, &params).await?;
+        delete(&Api::<RoleBinding>::namespaced(self.client.clone(), &own), rights::SYNCER, &params).await?;
+        delete(&Api::<ServiceAccount>::namespaced(self.client.clone(), &own), rights::SYNCER, &params).await?;
+        delete(&Api::<Role>::namespaced(self.client.clone(), &own), rights::SYNCER, &params).await?;
+        self.clear::<Export>(&own).await?;
+        self.clear::<ExportEndpoints>(&own).await?;
+        self.clear::<Heartbeat>(&own).await?;
+        self.clear::<Cluster>(&own).await?;
+        delete(&self.whole::<Namespace>(), &own, &params).await
+    }
+
+    async fn clear<K>(&self, namespace: &str) -> Result<(), PerformError>
+    where
+        K: Resource<DynamicType = (), Scope = NamespaceResourceScope> + Clone + Debug + DeserializeOwned,
+    {
+        let api: Api<K> = Api::namespaced(self.client.clone(), namespace);
+        match api.delete_collection(&DeleteParams::default(), &ListParams::default()).await {
+            Err(error) if is_code(&error, 404) => Ok(()),
+            other => other.map(|_| ()).doing(|| format!("deleting all {} of {namespace}", K::plural(&()))),
+        }
+    }
+
+    async fn delete_invitation(&self, name: &str) -> Result<(), PerformError> {
+        let (account, params) = (rights::invitation_account_name(name), DeleteParams::default());
+        delete(&self.daisys::<RoleBinding>(), &account, &params).await?;
+        delete(&self.daisys::<ServiceAccount>(), &account, &params).await?;
+        delete(&self.daisys::<Invitation>(), name, &params).await
+    }
+}
