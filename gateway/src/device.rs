@@ -50,17 +50,13 @@ async fn with_netlink<T, F: Future<Output = Result<T, rtnetlink::Error>>>(
     let task = tokio::spawn(connection);
     let result = run(handle).await;
     task.abort();
-    result.map_err(|error| match &error {
-        rtnetlink::Error::NetlinkError(message) => {
-            let cause = message.to_io();
-            let refused = matches!(cause.raw_os_error(), Some(libc::EPERM | libc::EACCES));
-            if refused {
-                GatewayError::NoRights { what: format!("set up device {name} ({what})"), cause }
-            } else {
-                failed(cause.to_string())
-            }
+    result.map_err(|error| {
+        let rtnetlink::Error::NetlinkError(message) = &error else { return failed(error.to_string()) };
+        let cause = message.to_io();
+        if matches!(cause.raw_os_error(), Some(libc::EPERM | libc::EACCES)) {
+            return GatewayError::NoRights { what: format!("set up device {name} ({what})"), cause };
         }
-        _ => failed(error.to_string()),
+        failed(cause.to_string())
     })
 }
 

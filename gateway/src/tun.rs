@@ -4,7 +4,7 @@
 //! meanwhile is dropped at the device, not sent elsewhere.
 
 use std::fs::OpenOptions;
-use std::io::{self, ErrorKind};
+use std::io;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
 use std::os::unix::fs::OpenOptionsExt;
 
@@ -28,13 +28,10 @@ impl Tun {
     /// Opens the device of this name, makes it if it is not there, and makes it persistent.
     pub(crate) fn open(name: &str) -> Result<Self, GatewayError> {
         let file = OpenOptions::new().read(true).write(true).custom_flags(libc::O_NONBLOCK | libc::O_CLOEXEC).open(DEVICE_FILE);
-        let file = file.map_err(|cause| match cause.kind() {
-            ErrorKind::NotFound => GatewayError::NoTunDevice,
-            ErrorKind::PermissionDenied => GatewayError::NoRights { what: format!("open {DEVICE_FILE}"), cause },
-            // The node is there without the module behind it.
-            _ if cause.raw_os_error() == Some(libc::ENODEV) || cause.raw_os_error() == Some(libc::ENXIO) => {
-                GatewayError::NoTunDevice
-            }
+        let file = file.map_err(|cause| match cause.raw_os_error() {
+            // Without the module behind it, the file may be there all the same.
+            Some(libc::ENOENT | libc::ENODEV | libc::ENXIO) => GatewayError::NoTunDevice,
+            Some(libc::EACCES | libc::EPERM) => GatewayError::NoRights { what: format!("open {DEVICE_FILE}"), cause },
             _ => GatewayError::Device { name: name.to_owned(), what: "opening /dev/net/tun", cause: cause.to_string() },
         })?;
         let tun = Self { descriptor: file.into(), name: name.to_owned() };
@@ -54,12 +51,12 @@ impl Tun {
         request.ifr_ifru.ifru_flags = i16::try_from(libc::IFF_TUN | libc::IFF_NO_PI).unwrap_or(0);
         // SAFETY: the descriptor is open, and the kernel reads and writes no more than an ifreq.
         let done = unsafe { ioctl::set_interface(self.descriptor.as_raw_fd(), &raw const request) };
-        done.map(drop).map_err(|errno| match errno {
-            nix::Error::EPERM | nix::Error::EACCES => {
+        done.map(drop).map_err(|errno| match errno as i32 {
+            libc::EPERM | libc::EACCES => {
                 GatewayError::NoRights { what: format!("make the TUN device {}", self.name), cause: errno.into() }
             }
-            nix::Error::EBUSY => GatewayError::DeviceBusy { name: self.name.clone() },
-            nix::Error::EINVAL => GatewayError::NameTaken { name: self.name.clone() },
+            libc::EBUSY => GatewayError::DeviceBusy { name: self.name.clone() },
+            libc::EINVAL => GatewayError::NameTaken { name: self.name.clone() },
             _ => GatewayError::Device { name: self.name.clone(), what: "attaching", cause: errno.to_string() },
         })
     }

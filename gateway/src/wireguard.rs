@@ -139,7 +139,7 @@ impl Identity {
                 known.map_or(Sender::Nobody, |half| Sender::Key(PublicKey::from_bytes(half.peer_static_public)))
             }
             Err(TunnResult::WriteToNetwork(cookie)) => Sender::Cookie(cookie.len()),
-            _ => Sender::Nobody,
+            Ok(_) | Err(_) => Sender::Nobody,
         }
     }
 
@@ -184,10 +184,12 @@ impl Session for BoringTun {
             state.held.push_back((now, packet.to_vec()));
             return Sealed::Held;
         }
-        match state.tunn.encapsulate(packet, out) {
-            TunnResult::WriteToNetwork(datagram) if datagram.first() == Some(&4) => Sealed::Datagram(datagram.len()),
-            _ => Sealed::Refused,
+        if let TunnResult::WriteToNetwork(datagram) = state.tunn.encapsulate(packet, out)
+            && datagram.first() == Some(&4)
+        {
+            return Sealed::Datagram(datagram.len());
         }
+        Sealed::Refused
     }
 
     fn open(&self, now: Moment, source: IpAddr, datagram: &[u8], out: &mut [u8]) -> Opened {
@@ -215,19 +217,26 @@ impl Session for BoringTun {
             TunnResult::WriteToNetwork(answer) if datagram.first() == Some(&2) => Opened::Response(answer.len()),
             TunnResult::WriteToNetwork(_) | TunnResult::Err(_) => Opened::Rejected,
         };
+        let proves = !state.proved.contains(&index);
         match result {
-            Opened::Response(_) => state.prove(index, now),
-            Opened::Packet { length, .. } if !state.proved.contains(&index) => {
+            Opened::Response(length) => {
                 state.prove(index, now);
-                return Opened::Packet { length, fresh: true };
+                Opened::Response(length)
             }
-            Opened::Keepalive { .. } if !state.proved.contains(&index) => {
+            Opened::Packet { length, .. } if proves => {
                 state.prove(index, now);
-                return Opened::Keepalive { fresh: true };
+                Opened::Packet { length, fresh: true }
             }
-            _ => {}
+            Opened::Keepalive { .. } if proves => {
+                state.prove(index, now);
+                Opened::Keepalive { fresh: true }
+            }
+            other @ (Opened::Packet { .. }
+            | Opened::Keepalive { .. }
+            | Opened::Initiation(_)
+            | Opened::Cookie
+            | Opened::Rejected) => other,
         }
-        result
     }
 
     fn seal_held(&self, now: Moment, out: &mut [u8]) -> Option<usize> {
@@ -247,7 +256,7 @@ impl Session for BoringTun {
     fn initiate(&self, _now: Moment, out: &mut [u8]) -> Option<usize> {
         match self.lock().tunn.format_handshake_initiation(out, true) {
             TunnResult::WriteToNetwork(datagram) => Some(datagram.len()),
-            _ => None,
+            TunnResult::Done | TunnResult::Err(_) | TunnResult::WriteToTunnelV4(..) | TunnResult::WriteToTunnelV6(..) => None,
         }
     }
 
@@ -257,12 +266,12 @@ impl Session for BoringTun {
         }
         let mut state = self.lock();
         let overdue = state.confirmed.is_some_and(|since| now.since(since) >= SESSION_MAX);
-        match state.tunn.update_timers(out) {
-            TunnResult::WriteToNetwork(datagram) if !overdue => Due::Datagram(datagram.len()),
-            TunnResult::Err(WireGuardError::ConnectionExpired) if state.end() => Due::Ended,
-            _ if overdue && state.end() => Due::Ended,
-            _ => Due::Nothing,
-        }
+        let (due, expired) = match state.tunn.update_timers(out) {
+            TunnResult::WriteToNetwork(datagram) => (Due::Datagram(datagram.len()), false),
+            TunnResult::Err(error) => (Due::Nothing, matches!(error, WireGuardError::ConnectionExpired)),
+            TunnResult::Done | TunnResult::WriteToTunnelV4(..) | TunnResult::WriteToTunnelV6(..) => (Due::Nothing, false),
+        };
+        if (overdue || expired) && state.end() { Due::Ended } else { due }
     }
 }
 

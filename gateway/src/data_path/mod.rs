@@ -154,7 +154,9 @@ impl DataPath {
         };
         let named = |peer: &GatewayPeer| (peer.cluster.clone(), peer.record.node.clone());
         let wanted: BTreeSet<(ClusterId, NodeName)> = plan.peers.values().map(named).collect();
-        let gone: Vec<Arc<Peer>> = peers.extract_if(.., |key, peer| !stays(key, peer)).map(|(_, peer)| peer).collect();
+        let gone: Vec<Arc<Peer>> =
+            peers.iter().filter(|(key, peer)| !stays(key, peer)).map(|(_, peer)| Arc::clone(peer)).collect();
+        peers.retain(|_, peer| !gone.iter().any(|one| Arc::ptr_eq(one, peer)));
         for record in gone.iter().map(|peer| peer.record()) {
             if !wanted.contains(&named(&record)) {
                 self.shared.metrics.forget(record.cluster.as_str(), record.record.node.as_str());

@@ -1,6 +1,5 @@
 //! From the network to the device: datagram → whose it is → opened packet → probe, or the device.
 
-use std::io;
 use std::net::IpAddr;
 use std::os::fd::AsFd;
 
@@ -61,12 +60,9 @@ impl Receiver<'_> {
                     }
                 }
                 // What an earlier datagram met on its way (an ICMP error) is no error of the socket's.
-                Err(error) => match error.kind() {
-                    io::ErrorKind::WouldBlock => break,
-                    io::ErrorKind::Interrupted
-                    | io::ErrorKind::ConnectionRefused
-                    | io::ErrorKind::HostUnreachable
-                    | io::ErrorKind::NetworkUnreachable => {}
+                Err(error) => match error.raw_os_error() {
+                    Some(libc::EAGAIN) => break,
+                    Some(libc::EINTR | libc::ECONNREFUSED | libc::EHOSTUNREACH | libc::ENETUNREACH) => {}
                     _ => return Err(format!("receiving from the network: {error}")),
                 },
             }

@@ -5,7 +5,7 @@
 
 mod raw;
 
-use std::io::{self, ErrorKind};
+use std::io;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 
@@ -28,9 +28,9 @@ pub(crate) struct UdpSocket {
 impl UdpSocket {
     /// Listens on a port in both families, where the kernel has both; on a port of the system's choosing for 0.
     pub(crate) fn bind(port: u16) -> Result<Self, GatewayError> {
-        let failed = |cause: io::Error| match cause.kind() {
-            ErrorKind::AddrInUse => GatewayError::PortInUse { port },
-            ErrorKind::PermissionDenied => GatewayError::NoRights { what: format!("bind UDP port {port}"), cause },
+        let failed = |cause: io::Error| match cause.raw_os_error() {
+            Some(libc::EADDRINUSE) => GatewayError::PortInUse { port },
+            Some(libc::EACCES | libc::EPERM) => GatewayError::NoRights { what: format!("bind UDP port {port}"), cause },
             _ => GatewayError::Socket { port, cause },
         };
         let dual = raw::open(true).and_then(|descriptor| {
