@@ -210,7 +210,8 @@ impl Asking<'_> {
             What::Version => Node::Version,
             What::Namespace(name) => self.namespace(zone.kind, name),
             What::Service(service) => match chosen(service) {
-                None => Node::Missing,
+                // This cluster's may be headless with nothing ready, and yet the import has endpoints, whose names are under this.
+                None => Node::empty_if(import(service).is_some_and(Chosen::exists)),
                 Some(chosen) => match &chosen.service.kind {
                     ServiceKind::Addresses(addresses) => Node::addresses(addresses.iter().copied()),
                     ServiceKind::Headless => Node::addresses(chosen.endpoints().map(|(_, e)| e.address)),
@@ -247,7 +248,7 @@ impl Asking<'_> {
         Node::empty_if(match kind {
             ZoneKind::Supercluster => namespace.locals + namespace.imports > 0,
             ZoneKind::Clusterset => namespace.exists && namespace.imports > 0,
-            ZoneKind::Cluster => namespace.exists,
+            ZoneKind::Cluster => namespace.exists || namespace.locals > 0,
         })
     }
 
