@@ -41,6 +41,12 @@ impl From<anyhow::Error> for Failed {
     }
 }
 
+impl From<crate::LabError> for Failed {
+    fn from(error: crate::LabError) -> Self {
+        Self::new("the lab to do as asked", error.to_string())
+    }
+}
+
 impl From<kube::Error> for Failed {
     fn from(error: kube::Error) -> Self {
         Self::new("the API server to do as asked", error.to_string())
