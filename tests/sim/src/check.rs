@@ -34,9 +34,10 @@ fn in_system(object: &Object) -> bool {
 /// Before an action is performed: would it withdraw what lives, or show what may not be shown?
 pub(crate) fn before(world: &World, number: u8, action: &Action) -> Result<(), Violation> {
     let Some(cluster) = world.clusters.get(&number) else { return Ok(()) };
-    if action.place != Place::Here || cluster.standing != Standing::Member {
+    if action.place() != Place::Here || cluster.standing != Standing::Member {
         return Ok(());
     }
+    let at = &action.reference;
     match &action.verb {
         Verb::Create(Object::EndpointSlice(slice)) => appears(world, number, slice),
         Verb::Replace(object @ Object::EndpointSlice(slice)) => {
@@ -44,11 +45,11 @@ pub(crate) fn before(world: &World, number: u8, action: &Action) -> Result<(), V
             let had = cluster.here.get(Kind::EndpointSlice, object.namespace(), object.name());
             withdrawn(world, number, had, imported(slice).map(|i| i.addresses).unwrap_or_default())
         }
-        Verb::Delete { reference, .. } if reference.kind == Kind::EndpointSlice => {
-            let had = cluster.here.get(Kind::EndpointSlice, &reference.namespace, &reference.name);
+        Verb::Delete { .. } if at.kind == Kind::EndpointSlice => {
+            let had = cluster.here.get(Kind::EndpointSlice, &at.namespace, &at.name);
             withdrawn(world, number, had, BTreeSet::new())
         }
-        Verb::Delete { reference, .. } if reference.kind == Kind::Service => service_withdrawn(world, number, &reference.name),
+        Verb::Delete { .. } if at.kind == Kind::Service => service_withdrawn(world, number, &at.name),
         _ => Ok(()),
     }
 }

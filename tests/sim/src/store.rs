@@ -128,7 +128,7 @@ impl Store {
     }
 
     /// Does what a syncer asks, as an API server would.
-    pub(crate) fn perform(&mut self, verb: &Verb, now: Timestamp) -> Result<Option<Object>, Failure> {
+    pub(crate) fn perform(&mut self, at: &Reference, verb: &Verb, now: Timestamp) -> Result<Option<Object>, Failure> {
         match verb {
             Verb::Create(object) => {
                 if self.objects.contains_key(&Self::key(object)) {
@@ -146,10 +146,10 @@ impl Store {
                 let Some(had) = had else { return Err(failure(FailureKind::NotFound, "not found")) };
                 Ok(Some(self.commit(with_status(had, object))))
             }
-            Verb::Delete { reference, uid } => self.delete(reference, uid.as_deref()),
-            Verb::Annotate { node, address } => {
-                let had = self.objects.get(&(Kind::Node, String::new(), node.clone())).cloned();
-                let Some(mut object) = had else { return Err(failure(FailureKind::NotFound, format!("node {node} not found"))) };
+            Verb::Delete { uid } => self.delete(at, uid.as_deref()),
+            Verb::Annotate { address } => {
+                let had = self.objects.get(&(Kind::Node, String::new(), at.name.clone())).cloned();
+                let Some(mut object) = had else { return Err(failure(FailureKind::NotFound, format!("{at} not found"))) };
                 let annotations = object.metadata_mut().annotations.get_or_insert_default();
                 let key = daisy_api::labels::NODE_ADDRESS.to_owned();
                 match address {

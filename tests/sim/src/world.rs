@@ -148,7 +148,10 @@ impl World {
         match self.random.below(10) {
             0..=4 => self.deliver_one(number),
             5..=7 => self.perform_one(number)?,
-            8 => self.advance(Duration::from_millis(self.random.next() % 2_000)),
+            8 => {
+                let by = Duration::from_millis(self.random.next() % 2_000);
+                self.advance(by);
+            }
             _ => self.registrar(),
         }
         Ok(())
@@ -226,21 +229,21 @@ impl World {
     fn perform(&mut self, number: u8, action: &Action) -> Result<Option<Object>, Failure> {
         let now = self.now();
         let fail = |kind, message: String| Err(Failure { kind, message });
-        match action.place {
+        match action.place() {
             Place::Here => {
                 let Some(cluster) = self.clusters.get_mut(&number) else { return Ok(None) };
-                cluster.here.perform(&action.verb, now.wall)
+                cluster.here.perform(&action.reference, &action.verb, now.wall)
             }
             Place::Broker => {
                 let reaches = self.clusters.get(&number).is_some_and(|c| c.reaches_broker(self.broker_up));
                 if !reaches {
                     return fail(FailureKind::Unreachable, "no route to the broker".to_owned());
                 }
-                if let Err(why) = self.admit(number, &action.verb) {
+                if let Err(why) = self.admit(number, action) {
                     return fail(FailureKind::Refused, why);
                 }
                 // An answer may be lost after the write was done.
-                let result = self.broker.perform(&action.verb, now.wall);
+                let result = self.broker.perform(&action.reference, &action.verb, now.wall);
                 if self.random.chance(3) {
                     return fail(FailureKind::Unreachable, "the answer was lost".to_owned());
                 }
@@ -250,18 +253,17 @@ impl World {
     }
 
     /// What the broker's rights and admission allow.
-    fn admit(&self, number: u8, verb: &Verb) -> Result<(), String> {
+    fn admit(&self, number: u8, action: &Action) -> Result<(), String> {
         let id = objects::id(number);
         let own = id.broker_namespace();
-        let object = match verb {
-            Verb::Create(object) | Verb::Replace(object) | Verb::Status(object) => object,
-            Verb::Delete { reference, .. } if reference.namespace == own => return Ok(()),
-            Verb::Delete { reference, .. } => return Err(format!("{reference} is not in {own}")),
-            Verb::Annotate { node, .. } => return Err(format!("node {node} is not the broker's")),
-        };
-        if object.namespace() != own {
-            return Err(format!("{} is not in {own}", object.reference(Place::Broker)));
+        if action.reference.namespace != own {
+            return Err(format!("{} is not in {own}", action.reference));
         }
+        let object = match &action.verb {
+            Verb::Create(object) | Verb::Replace(object) | Verb::Status(object) => object,
+            Verb::Delete { .. } => return Ok(()),
+            Verb::Annotate { .. } => return Err(format!("{} is not the broker's to annotate", action.reference)),
+        };
         let Some(Object::Member(member)) = self.broker.get(Kind::Member, labels::BROKER_NAMESPACE, id.as_str()) else {
             return Err(format!("{id} is no member"));
         };
