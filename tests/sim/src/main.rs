@@ -1,4 +1,4 @@
-//! Runs the simulation and prints how fast: `daisy-sim [--json] [SEEDS [STEPS]]`.
+//! Runs the simulation and prints how fast: `daisy-sim [--json] [SEEDS [STEPS [FIRST]]]`.
 
 use std::process::ExitCode;
 
@@ -8,7 +8,8 @@ fn main() -> ExitCode {
     let mut numbers = words.iter().filter_map(|w| w.parse::<u64>().ok());
     let seeds = numbers.next().unwrap_or(1_000);
     let steps = numbers.next().and_then(|n| u32::try_from(n).ok()).unwrap_or(200);
-    match daisy_sim::run(0, seeds, steps) {
+    let first = numbers.next().unwrap_or(0);
+    match daisy_sim::run(first, seeds, steps) {
         Ok(report) if json => {
             let value = serde_json::json!({
                 "seeds": report.seeds, "steps": report.steps, "actions": report.actions, "seconds": report.seconds,

@@ -221,13 +221,18 @@ impl World {
 
     /// The broker comes back on an old copy: its versions run backwards.
     fn restore_backup(&mut self) {
-        let Some(backup) = self.backup.clone() else { return };
+        let Some(backup) = self.backup.clone().filter(|_| !self.somebody_left) else { return };
+        self.broker_forgot = true;
         self.note("the broker is restored from the backup");
         self.replace_broker(backup);
     }
 
     /// The broker comes back empty.
     fn wipe_broker(&mut self) {
+        if self.somebody_left {
+            return;
+        }
+        self.broker_forgot = true;
         self.note("the broker is wiped");
         self.backup = None;
         self.replace_broker(Store::new(Place::Broker, [0, 0]));
@@ -312,7 +317,7 @@ impl World {
 
     fn leave(&mut self, number: u8) {
         let wall = self.now().wall;
-        if self.clusters.values().filter(|c| c.standing == Standing::Member).count() < 3 {
+        if self.broker_forgot || self.clusters.values().filter(|c| c.standing == Standing::Member).count() < 3 {
             return;
         }
         let Some(cluster) = self.member(number) else { return };
@@ -322,6 +327,7 @@ impl World {
         local.spec.leaving = true;
         cluster.here.put(local.into(), wall);
         cluster.standing = Standing::Leaving;
+        self.somebody_left = true;
         self.exempt.clusters.insert(number);
         self.note(format!("c{number}: leaves"));
     }

@@ -66,6 +66,11 @@ pub(crate) struct World {
     pub(crate) grants: Grants,
     pub(crate) exempt: Exempt,
     pub(crate) paths_down: BTreeSet<(u8, u8)>,
+    /// Somebody left since all was last quiet. The broker loses no data then: who did not hear of a leave before the broker
+    /// forgot it keeps the cluster until its membership has run out, in days, as it is meant to.
+    pub(crate) somebody_left: bool,
+    /// The broker lost data since all was last quiet: nobody leaves then, for the same reason.
+    pub(crate) broker_forgot: bool,
     history: VecDeque<String>,
     step: u32,
     actions: u64,
@@ -84,6 +89,8 @@ impl World {
             grants: Grants::default(),
             exempt: Exempt::default(),
             paths_down: BTreeSet::new(),
+            somebody_left: false,
+            broker_forgot: false,
             history: VecDeque::new(),
             step: 0,
             actions: 0,
@@ -106,7 +113,9 @@ impl World {
     }
 
     pub(crate) fn violation(&self, what: impl Into<String>) -> Violation {
-        Violation { seed: self.seed, step: self.step, what: what.into(), history: self.history.iter().cloned().collect() }
+        let mut history: Vec<String> = self.history.iter().cloned().collect();
+        history.extend(self.broker.objects().map(|o| format!("broker has {}", o.reference(Place::Broker))));
+        Violation { seed: self.seed, step: self.step, what: what.into(), history }
     }
 
     /// A new cluster joins, with a grant.
@@ -303,6 +312,8 @@ impl World {
     /// The cluster's gateway follows the Clusters that are mirrored there.
     pub(crate) fn refresh_gateway(&mut self, number: u8) {
         let now = self.now();
+        // Whoever left has no gateway that would answer.
+        let gone: BTreeSet<u8> = self.clusters.values().filter(|c| c.standing != Standing::Member).map(|c| c.number).collect();
         let Some(cluster) = self.clusters.get_mut(&number) else { return };
         let remote = |o: &&Object| o.name() != cluster.id.as_str();
         let others: Vec<(u8, bool)> = cluster
@@ -310,7 +321,7 @@ impl World {
             .list(Kind::Cluster)
             .filter(remote)
             .filter_map(|o| o.name().strip_prefix('c')?.parse::<u8>().ok())
-            .map(|other| (other, !self.paths_down.contains(&(number, other))))
+            .map(|other| (other, !gone.contains(&other) && !self.paths_down.contains(&(number, other))))
             .collect();
         let wanted = Object::from(objects::gateway(number, &others));
         let had = cluster.here.get(Kind::Gateway, labels::SYSTEM_NAMESPACE, wanted.name());
@@ -335,6 +346,7 @@ impl World {
         self.drain()?;
         check::quiet(self)?;
         self.exempt = Exempt::default();
+        (self.somebody_left, self.broker_forgot) = (false, false);
         let read = self.clusters.values().map(|c| c.read_upto(Place::Broker)).min().unwrap_or(0);
         self.broker.trim(read);
         for cluster in self.clusters.values_mut() {
@@ -347,6 +359,9 @@ impl World {
     /// Delivers and performs until nothing is left to do at this time.
     fn drain(&mut self) -> Result<(), Violation> {
         let numbers: Vec<u8> = self.clusters.keys().copied().collect();
+        for &number in &numbers {
+            self.refresh_gateway(number);
+        }
         for round in 0.. {
             let before = self.busy();
             if before.is_empty() {
