@@ -170,6 +170,7 @@ pub struct Reserved {
 /// # Errors
 /// An address that is no URL, or no certificate.
 pub fn client(server: &str, ca_pem: &str, token: &str) -> Result<Client, EnrolError> {
+    use_ring();
     let failed = |cause: String| EnrolError::Server { server: server.to_owned(), cause };
     let url: http::Uri = server.parse().map_err(|error: http::uri::InvalidUri| failed(error.to_string()))?;
     if url.scheme_str() != Some("https") {
@@ -186,6 +187,12 @@ pub fn client(server: &str, ca_pem: &str, token: &str) -> Result<Client, EnrolEr
     config.root_cert = Some(certificates);
     config.auth_info = AuthInfo { token: Some(token.to_owned().into()), ..AuthInfo::default() };
     Client::try_from(config).map_err(|error| failed(error.to_string()))
+}
+
+/// TLS takes its cryptography from ring, unless the program has chosen before.
+pub(crate) fn use_ring() {
+    // An error says that it has.
+    let _ = rustls::crypto::ring::default_provider().install_default();
 }
 
 /// Asks, and waits up to `timeout` for the answer.
@@ -275,16 +282,14 @@ fn explain(server: &str, error: &kube::Error) -> EnrolError {
             _ => EnrolError::NotTaken { server, message: status.message.clone() },
         };
     }
-    if let Some(error) = tls_error(error) {
+    if let Some(rustls::Error::InvalidCertificate(error)) = tls_error(error) {
+        use rustls::CertificateError as E;
         let cause = error.to_string();
-        return match error {
-            rustls::Error::InvalidCertificate(
-                rustls::CertificateError::Expired
-                | rustls::CertificateError::ExpiredContext { .. }
-                | rustls::CertificateError::NotValidYet
-                | rustls::CertificateError::NotValidYetContext { .. },
-            ) => EnrolError::Clock { server, cause, now: Timestamp::now() },
-            _ => EnrolError::OtherBroker { server, cause },
+        let time = matches!(error, E::Expired | E::ExpiredContext { .. } | E::NotValidYet | E::NotValidYetContext { .. });
+        return if time {
+            EnrolError::Clock { server, cause, now: Timestamp::now() }
+        } else {
+            EnrolError::OtherBroker { server, cause }
         };
     }
     // The last cause says most, as "connection refused".

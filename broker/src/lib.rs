@@ -9,8 +9,11 @@
 //!
 //! The broker is any Kubernetes API server, or [`server`]: everything here but that uses plain Kubernetes requests alone.
 
+mod admission;
 pub mod enrol;
 pub mod registrar;
 pub mod rights;
 pub mod sealing;
+pub mod server;
 pub mod setup;
+pub mod syncer;
