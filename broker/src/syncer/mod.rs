@@ -1,0 +1,288 @@
+//! The syncer's shell: watches this cluster and the broker, feeds the machine of [`daisy_broker_core::syncer`], performs what it
+//! wants done.
+//!
+//! ```text
+//! Secret daisy-broker-access ──▶ access ──▶ client of the broker (its pinned CA alone) ◀──renews── token
+//! API server here ──▶ watch ─┐                                     ┌─▶ perform ──▶ API server here
+//! broker ───────────▶ watch ─┴▶ the machine (one task) ──actions──┴─▶ perform ──▶ broker
+//!                                     └──notes──▶ log, events, metrics
+//! ```
+
+mod access;
+mod events;
+mod lineage;
+mod metrics;
+mod perform;
+mod token;
+mod watch;
+
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
+use std::future::Future;
+use std::sync::Arc;
+use std::time::Duration;
+
+use anyhow::Context;
+use daisy_broker_core::object::{Kind, Object, Place};
+use daisy_broker_core::syncer::{Action, ActionId, BrokerTrouble, Config, Failure, FailureKind, Severity, Syncer};
+use daisy_broker_core::time::Now;
+use jiff::Timestamp;
+use kube::Client;
+use prometheus::Registry;
+use tokio::sync::{mpsc, watch as channel};
+use tokio::task::JoinSet;
+use tokio::time::Instant;
+use tracing::{debug, info, warn};
+
+use lineage::Lineage;
+use metrics::Metrics;
+use watch::Message;
+
+/// How many writes to one API server are under way at once.
+const CONCURRENT: usize = 16;
+/// How many inputs are taken before the machine is asked what to do: a burst is decided at once, and nothing waits for one.
+const BATCH: usize = 256;
+
+/// What can be set.
+#[derive(Clone, Debug)]
+pub struct SyncerOptions {
+    /// How often this cluster vouches for its records at the broker; at least a second.
+    pub heartbeat: Duration,
+    /// The Daisy version that the cluster says it runs.
+    pub version: String,
+    /// Where its metrics are registered.
+    pub registry: Registry,
+}
+
+impl Default for SyncerOptions {
+    fn default() -> Self {
+        Self { heartbeat: Duration::from_secs(60), version: env!("CARGO_PKG_VERSION").to_owned(), registry: Registry::new() }
+    }
+}
+
+impl SyncerOptions {
+    fn config(&self) -> Config {
+        let heartbeat = self.heartbeat.max(Duration::from_secs(1));
+        // A short interval (a lab's) comes with margins to match.
+        let scale = |full: Duration| full.min(heartbeat * 2).max(Duration::from_secs(1));
+        let standard = Config::default();
+        Config {
+            version: self.version.clone(),
+            heartbeat_interval: heartbeat,
+            vouch_margin: scale(standard.vouch_margin),
+            probe_margin: scale(standard.probe_margin),
+            ..standard
+        }
+    }
+}
+
+/// The monotonic and the wall clock.
+#[derive(Clone, Copy, Debug)]
+struct Clock(Instant);
+
+impl Clock {
+    fn now(self) -> Now {
+        Now { monotonic: self.0.elapsed(), wall: Timestamp::now() }
+    }
+
+    fn at(self, monotonic: Duration) -> Instant {
+        self.0 + monotonic
+    }
+}
+
+/// Syncs this cluster with the broker until `shutdown`.
+///
+/// It waits for the Secret `daisy-broker-access`, and for the broker as long as it is away; nothing of that ends it.
+///
+/// # Errors
+/// Only what cannot be waited for: metrics that are registered already, or a Secret that makes this another cluster.
+pub async fn run(client: Client, options: SyncerOptions, shutdown: impl Future<Output = ()>) -> anyhow::Result<()> {
+    let metrics = Metrics::new(&options.registry).context("registering the syncer's metrics")?;
+    tokio::select! {
+        ended = serve(client, options, metrics) => ended,
+        () = shutdown => {
+            info!("told to stop");
+            Ok(())
+        }
+    }
+}
+
+async fn serve(client: Client, options: SyncerOptions, metrics: Metrics) -> anyhow::Result<()> {
+    let mut tasks = JoinSet::new();
+    let (mut secrets, watching) = access::watch(client.clone());
+    tasks.spawn(watching);
+    let access = access::first(&mut secrets).await?;
+    let id = access.cluster_id.clone();
+    info!(cluster = %id, broker = %access.server, "syncing");
+    let (clients, broker) = channel::channel(None);
+    let (trouble, messages) = mpsc::channel(1024);
+    let lineage = Arc::new(Lineage::default());
+    let (kick, kicked) = channel::channel(0_u64);
+    tasks.spawn(access::follow(secrets, id.clone(), clients, trouble.clone(), kicked.clone()));
+    tasks.spawn(token::renew(client.clone(), broker.clone(), access::token_of(&access), metrics.clone()));
+    let watches = watch::Watches { messages: trouble, lineage: lineage.clone(), kicked, metrics: metrics.clone() };
+    watches.start(&mut tasks, client.clone(), broker.clone(), &id);
+    let clock = Clock(Instant::now());
+    let role = Role {
+        machine: Syncer::new(id, options.config(), clock.now()),
+        clock,
+        client,
+        broker,
+        lineage,
+        kick,
+        metrics,
+        live: BTreeSet::new(),
+        trouble: BTreeMap::new(),
+        queues: BTreeMap::new(),
+        under_way: BTreeMap::new(),
+        workers: JoinSet::new(),
+        events: None,
+    };
+    tokio::select! {
+        () = role.drive(messages) => Ok(()),
+        // None of the tasks ends but for a reason.
+        Some(ended) = tasks.join_next() => ended.context("a task of the syncer broke down")?,
+    }
+}
+
+struct Finished {
+    id: ActionId,
+    place: Place,
+    outcome: Result<Option<Object>, Failure>,
+}
+
+struct Role {
+    machine: Syncer,
+    clock: Clock,
+    client: Client,
+    broker: channel::Receiver<Option<Client>>,
+    lineage: Arc<Lineage>,
+    kick: channel::Sender<u64>,
+    metrics: Metrics,
+    /// The broker's watches that are live.
+    live: BTreeSet<Kind>,
+    trouble: BTreeMap<Kind, BrokerTrouble>,
+    queues: BTreeMap<Place, VecDeque<Action>>,
+    under_way: BTreeMap<Place, usize>,
+    workers: JoinSet<Finished>,
+    events: Option<events::Events>,
+}
+
+impl Role {
+    async fn drive(mut self, mut messages: mpsc::Receiver<Message>) {
+        self.events = Some(events::Events::new(self.client.clone(), self.machine.id().clone()));
+        loop {
+            let next = self.machine.poll_timeout().unwrap_or_else(|| self.clock.now().monotonic + Duration::from_secs(3600));
+            tokio::select! {
+                biased;
+                Some(finished) = self.workers.join_next() => self.finished(finished),
+                message = messages.recv() => {
+                    let Some(message) = message else { return };
+                    self.take(message);
+                    for _ in 0..BATCH {
+                        let Ok(message) = messages.try_recv() else { break };
+                        self.take(message);
+                    }
+                }
+                () = tokio::time::sleep_until(self.clock.at(next)) => self.machine.handle_timeout(self.clock.now()),
+            }
+            self.drain();
+        }
+    }
+
+    fn take(&mut self, message: Message) {
+        let now = self.clock.now();
+        match message {
+            Message::Change(place, kind, change) => self.machine.handle_watch(place, kind, change, now),
+            Message::Live(kind) => {
+                self.trouble.remove(&kind);
+                self.live.insert(kind);
+                if Kind::BROKER.iter().all(|kind| self.live.contains(kind)) {
+                    self.connected(Ok(()));
+                }
+            }
+            Message::Trouble(kind, trouble) => {
+                self.live.remove(&kind);
+                self.trouble.insert(kind, trouble.clone());
+                self.connected(Err(trouble));
+            }
+        }
+    }
+
+    fn connected(&mut self, state: Result<(), BrokerTrouble>) {
+        let up = state.is_ok();
+        let changed = self.metrics.broker_connected(up);
+        match &state {
+            Ok(()) if changed => info!("the broker is connected"),
+            Err(trouble) if changed => warn!(reason = %trouble.reason, "the broker is not connected: {}", trouble.message),
+            Ok(()) | Err(_) => {}
+        }
+        self.machine.handle_broker_connection(state, self.clock.now());
+    }
+
+    fn finished(&mut self, finished: Result<Finished, tokio::task::JoinError>) {
+        let Ok(Finished { id, place, outcome }) = finished else { return };
+        if let Some(count) = self.under_way.get_mut(&place) {
+            *count = count.saturating_sub(1);
+        }
+        if place == Place::Broker && outcome.as_ref().is_err_and(|failure| failure.kind == FailureKind::Unreachable) {
+            // A watch may not notice for minutes that its other end is gone.
+            self.kick.send_modify(|count| *count += 1);
+        }
+        self.machine.handle_action_done(id, outcome, self.clock.now());
+    }
+
+    fn drain(&mut self) {
+        while let Some(action) = self.machine.poll_action(self.clock.now()) {
+            self.queues.entry(action.place()).or_default().push_back(action);
+        }
+        while let Some(note) = self.machine.poll_note() {
+            match note.severity() {
+                Severity::Info => info!(reason = note.reason(), "{note}"),
+                Severity::Warning => warn!(reason = note.reason(), "{note}"),
+            }
+            self.metrics.note(&note);
+            if let Some(events) = &mut self.events {
+                events.publish(&note);
+            }
+        }
+        self.metrics.imports(self.machine.imports().count());
+        self.metrics.clusters(self.machine.clusters().map(|(_, silent)| silent));
+        for place in [Place::Here, Place::Broker] {
+            self.start(place);
+        }
+    }
+
+    fn start(&mut self, place: Place) {
+        let under_way = self.under_way.entry(place).or_default();
+        let Some(queue) = self.queues.get_mut(&place) else { return };
+        while *under_way < CONCURRENT {
+            let Some(action) = queue.pop_front() else { return };
+            *under_way += 1;
+            let client = match place {
+                Place::Here => Some(self.client.clone()),
+                Place::Broker => self.broker.borrow().clone(),
+            };
+            let (lineage, metrics, clock) = (self.lineage.clone(), self.metrics.clone(), self.clock);
+            self.workers.spawn(async move {
+                let outcome = perform::perform(client, &action).await;
+                match &outcome {
+                    Ok(object) => {
+                        if place == Place::Broker {
+                            lineage.wrote(&action, object.as_ref());
+                        }
+                        metrics.wrote(&action, clock.now().monotonic.saturating_sub(action.since));
+                        debug!(object = %action.reference, verb = perform::verb(&action), "written");
+                    }
+                    Err(failure) => {
+                        metrics.failed(&action, failure.kind);
+                        debug!(object = %action.reference, verb = perform::verb(&action), "not written: {failure}");
+                    }
+                }
+                Finished { id: action.id, place, outcome }
+            });
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests;
