@@ -2,18 +2,13 @@
 
 use std::fmt;
 
-/// Why the control plane does not store an object.
+/// Fields do not hold what they must (422).
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub(crate) enum Refusal {
-    /// Fields do not hold what they must (422).
-    Invalid(Vec<FieldError>),
-    /// Not now, or not here (403).
-    Forbidden(String),
-}
+pub(crate) struct Invalid(pub(crate) Vec<FieldError>);
 
-impl From<FieldError> for Refusal {
+impl From<FieldError> for Invalid {
     fn from(error: FieldError) -> Self {
-        Self::Invalid(vec![error])
+        Self(vec![error])
     }
 }
 
@@ -52,11 +47,5 @@ impl FieldError {
             reason: "FieldValueNotSupported",
             message: format!("Unsupported value: {value:?}: supported values: {known}"),
         }
-    }
-}
-
-impl fmt::Display for FieldError {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{}: {}", self.field, self.message)
     }
 }

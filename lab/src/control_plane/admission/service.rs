@@ -7,7 +7,7 @@ use daisy_api::names::is_label;
 use k8s_openapi::api::core::v1::{ClientIPConfig, Service, ServicePort, ServiceSpec, SessionAffinityConfig};
 use k8s_openapi::apimachinery::pkg::util::intstr::IntOrString;
 
-use super::field::{FieldError, Refusal};
+use super::field::{FieldError, Invalid};
 use crate::control_plane::allocator::{Allocator, family_name};
 
 /// `clusterIP` of a headless Service.
@@ -20,7 +20,7 @@ const POLICIES: [&str; 3] = ["PreferDualStack", "RequireDualStack", "SingleStack
 const AFFINITY_SECONDS: i32 = 10_800;
 
 /// Fills in what was left open and refuses what cannot be; addresses come afterwards, by [`allocate`].
-pub(crate) fn admit(service: &mut Service, old: Option<&Service>) -> Result<(), Refusal> {
+pub(crate) fn admit(service: &mut Service, old: Option<&Service>) -> Result<(), Invalid> {
     let name = service.metadata.name.clone().unwrap_or_default();
     let mut errors = Vec::new();
     // A Service's name is an RFC 1035 label: it may not begin with a digit.
@@ -40,7 +40,7 @@ pub(crate) fn admit(service: &mut Service, old: Option<&Service>) -> Result<(), 
     if let Some(old) = old.and_then(|o| o.spec.as_ref()) {
         errors.extend(check_change(spec, old));
     }
-    if errors.is_empty() { Ok(()) } else { Err(Refusal::Invalid(errors)) }
+    if errors.is_empty() { Ok(()) } else { Err(Invalid(errors)) }
 }
 
 /// What Kubernetes calls patching allocated values: who replaces a Service from a manifest does not know its addresses.
@@ -265,7 +265,7 @@ pub(crate) fn addresses(service: &Service) -> Vec<IpAddr> {
 }
 
 /// Settles families and addresses.
-pub(crate) fn allocate(service: &mut Service, owner: &str, allocator: &mut Allocator<'_>) -> Result<(), Refusal> {
+pub(crate) fn allocate(service: &mut Service, owner: &str, allocator: &mut Allocator<'_>) -> Result<(), Invalid> {
     let Some(spec) = service.spec.as_mut() else { return Ok(()) };
     if spec.type_.as_deref() == Some("ExternalName") {
         spec.cluster_ip = None;
@@ -293,7 +293,7 @@ pub(crate) fn allocate(service: &mut Service, owner: &str, allocator: &mut Alloc
 }
 
 /// The families in order (true is IPv6): those asked for by address or by name, then what the policy adds.
-fn settle_families(spec: &mut ServiceSpec, headless: bool, allocator: &Allocator<'_>) -> Result<Vec<bool>, Refusal> {
+fn settle_families(spec: &mut ServiceSpec, headless: bool, allocator: &Allocator<'_>) -> Result<Vec<bool>, Invalid> {
     let ips = spec.cluster_ips.iter().flatten();
     let mut families: Vec<bool> = ips.filter_map(|ip| ip.parse::<IpAddr>().ok()).map(|ip| ip.is_ipv6()).collect();
     for family in spec.ip_families.iter().flatten() {

@@ -18,7 +18,7 @@ fn dual() -> Cluster {
 }
 
 impl Cluster {
-    fn allocate(&mut self, service: &mut Service, owner: &str) -> Result<(), Refusal> {
+    fn allocate(&mut self, service: &mut Service, owner: &str) -> Result<(), Invalid> {
         let cidrs = self.cidrs.iter().map(|c| c.parse().expect("a CIDR")).collect();
         let ranges = std::collections::BTreeMap::from([(DEFAULT_SERVICE_CIDR.to_owned(), cidrs)]);
         allocate(service, owner, &mut Allocator::new(ranges, &mut self.holders, &|_, _| true))
@@ -29,18 +29,15 @@ fn service(spec: serde_json::Value) -> Service {
     serde_json::from_value(json!({ "metadata": { "name": "web", "namespace": "shop" }, "spec": spec })).expect("a Service")
 }
 
-fn stored(spec: serde_json::Value, old: Option<&Service>, cluster: &mut Cluster) -> Result<Service, Refusal> {
+fn stored(spec: serde_json::Value, old: Option<&Service>, cluster: &mut Cluster) -> Result<Service, Invalid> {
     let mut service = service(spec);
     admit(&mut service, old)?;
     cluster.allocate(&mut service, "shop/web")?;
     Ok(service)
 }
 
-fn field(result: Result<Service, Refusal>) -> String {
-    match result.expect_err("refused") {
-        Refusal::Invalid(errors) => errors[0].field.clone(),
-        Refusal::Forbidden(why) => why,
-    }
+fn field(result: Result<Service, Invalid>) -> String {
+    result.expect_err("refused").0[0].field.clone()
 }
 
 #[test]
