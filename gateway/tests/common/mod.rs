@@ -3,6 +3,7 @@
 
 #![allow(dead_code)]
 
+pub(crate) mod api_server;
 pub(crate) mod site;
 
 use std::fs::File;
