@@ -20,9 +20,11 @@ use arguments::{Arguments, Command};
 use clap::Parser;
 
 fn main() -> ExitCode {
-    let mut words = std::env::args_os().skip(1);
-    if words.next().is_some_and(|word| word == "lab-internal") {
-        return daisy_lab::internal_main(words);
+    let words: Vec<_> = std::env::args_os().skip(1).collect();
+    if let [first, rest @ ..] = words.as_slice()
+        && first == "lab-internal"
+    {
+        return daisy_lab::internal_main(rest);
     }
     let arguments = Arguments::parse();
     let result = match arguments.command {

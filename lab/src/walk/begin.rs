@@ -20,6 +20,7 @@ pub(crate) const BROKER_KUBECONFIG: &str = "/run/daisy-data/broker/admin.kubecon
 pub(crate) async fn up(stage: &mut Stage<'_>) -> Result<(), Failed> {
     let plan = stage.lab.plan().clone();
     stage.report.begin("Clusters come up, each a network of its own");
+    stage.lab.wait_up().await?;
     for cluster in &plan.clusters {
         stage.clients.insert(cluster.name.to_string(), stage.lab.client(cluster.name.as_str()).await?);
         let reach = match cluster.reach {
