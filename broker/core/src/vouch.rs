@@ -51,16 +51,18 @@ pub struct Standing<T> {
     epoch: u64,
     /// Made from what a former run left in this cluster, not from a record.
     adopted: bool,
+    /// Another cluster under the same name may write it: whatever comes next is taken.
+    forgotten: bool,
 }
 
 impl<T: Contents> Standing<T> {
     fn seen(spec: T, epoch: u64) -> Self {
-        Self { spec, older: None, listed: true, epoch, adopted: false }
+        Self { spec, older: None, listed: true, epoch, adopted: false, forgotten: false }
     }
 
     /// A record that a former run of this syncer had taken: it stands until it is known better.
     pub fn adopted(spec: T) -> Self {
-        Self { spec, older: None, listed: false, epoch: 0, adopted: true }
+        Self { spec, older: None, listed: false, epoch: 0, adopted: true, forgotten: false }
     }
 
     /// Whether the broker shows it.
@@ -80,7 +82,8 @@ impl<T: Contents> Standing<T> {
     /// Takes a newer sight of it. Returns whether what stands changed.
     fn see(&mut self, spec: T, epoch: u64) -> bool {
         (self.listed, self.epoch) = (true, epoch);
-        if !self.adopted && spec.sequence() < self.spec.sequence() {
+        let forgotten = std::mem::take(&mut self.forgotten);
+        if !self.adopted && !forgotten && spec.sequence() < self.spec.sequence() {
             self.older = Some(Box::new(spec));
             return false;
         }
@@ -92,8 +95,8 @@ impl<T: Contents> Standing<T> {
     fn reset(self) -> Option<Self> {
         let listed = self.listed;
         listed.then(|| match self.older {
-            Some(older) => Self { spec: *older, older: None, ..self },
-            None => self,
+            Some(older) => Self { spec: *older, older: None, forgotten: true, ..self },
+            None => Self { forgotten: true, ..self },
         })
     }
 }

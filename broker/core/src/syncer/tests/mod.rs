@@ -1,0 +1,7 @@
+//! The machine against two small API servers, step by step and in every order.
+
+mod interleaving;
+mod leave;
+mod scenarios;
+mod vouching;
+mod world;
