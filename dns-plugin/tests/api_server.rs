@@ -157,9 +157,9 @@ impl Dns {
             };
             if let Ok(Ok(length)) = tokio::time::timeout(Duration::from_secs(1), asked).await {
                 let answer = Message::from_vec(&buffer[..length]).unwrap();
-                let addresses = answer.answers.iter().filter_map(|record| match &record.data {
-                    RData::A(a) => Some(IpAddr::from(a.0)),
-                    _ => None,
+                let addresses = answer.answers.iter().filter_map(|record| {
+                    let RData::A(a) = &record.data else { return None };
+                    Some(IpAddr::from(a.0))
                 });
                 return (answer.metadata.response_code, addresses.collect());
             }
