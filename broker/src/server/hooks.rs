@@ -56,7 +56,7 @@ impl Hooks for Admission {
             Inadmissible::Malformed { field, cause } => {
                 Refusal::invalid(group, plural, request.name, vec![Cause::invalid(field, cause)])
             }
-            Inadmissible::TooManyRequests(_) => Refusal::too_many(why.to_string(), 60),
+            // As Kubernetes refuses what exceeds a quota. (Clients take 429 for a pause, and wait.)
             other => Refusal::forbidden(group, plural, request.name, other),
         })
     }

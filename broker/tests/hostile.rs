@@ -1,0 +1,276 @@
+//! What tokens cannot do: that of an invitation, and that of a member.
+#![allow(clippy::unwrap_used, missing_docs, unreachable_pub)]
+
+mod common;
+
+use common::{Broker, cluster, code, join, key};
+use daisy_api::keys::{PublicKey, VerifyingKey};
+use daisy_api::labels::EXPORT_ID;
+use daisy_api::{Cluster, Export, ExportEndpoints, Heartbeat, Invitation, JoinRequest, JoinRequestSpec, Member, ServiceKey};
+use k8s_openapi::api::core::v1::{ConfigMap, Namespace, Secret, ServiceAccount};
+use k8s_openapi::api::rbac::v1::{ClusterRole, ClusterRoleBinding, Role, RoleBinding};
+use kube::api::{DeleteParams, ListParams, Patch, PatchParams, PostParams};
+use kube::{Api, Client};
+use serde_json::json;
+
+const BROKER: &str = "daisy-broker";
+
+fn request(invitation: &str, name: &str) -> JoinRequest {
+    let spec = JoinRequestSpec {
+        invitation: invitation.to_owned(),
+        cluster_id: common::id("guest"),
+        cluster_uid: "uid".into(),
+        cluster_cidrs: Vec::new(),
+        service_cidrs: Vec::new(),
+        sealing_key: PublicKey::from_bytes([1; 32]),
+        signing_key: VerifyingKey::from_bytes([1; 32]),
+        signature: None,
+        replace: false,
+        version: String::new(),
+    };
+    JoinRequest::new(name, spec)
+}
+
+fn of<K>(client: &Client, namespace: &str) -> Api<K>
+where
+    K: kube::Resource<DynamicType = (), Scope = k8s_openapi::NamespaceResourceScope>,
+{
+    Api::namespaced(client.clone(), namespace)
+}
+
+#[tokio::test]
+async fn an_invitations_token_asks_and_nothing_else() {
+    let data = tempfile::tempdir().unwrap();
+    let broker = Broker::start(data.path()).await;
+    let (info, other) = (broker.invite("none", 10).await, broker.invite("all", 10).await);
+    let victim = join(&other, &cluster("staging", 1), &key(1)).await;
+    let client = broker.invited(&info);
+    let (post, list, patch, delete) =
+        (PostParams::default(), ListParams::default(), PatchParams::default(), DeleteParams::default());
+    let requests: Api<JoinRequest> = of(&client, BROKER);
+    let own = &info.invitation.name;
+
+    let name = "join-abcdefghijklmnopqrstuvwxyz";
+    let mut made = request(own, name);
+    // A status of the asker's own making is dropped: nobody reserves or admits himself.
+    made.status = Some(
+        serde_json::from_value(json!({"phase": "Reserved", "ranges": {"clusterCidrs": ["10.0.0.0/8"], "serviceCidrs": []},
+        "reservedUntil": "2099-01-01T00:00:00Z"}))
+        .unwrap(),
+    );
+    let made = requests.create(&post, &made).await.unwrap();
+    assert!(made.status.is_none_or(|status| status.ranges.is_none()));
+    assert!(requests.get(name).await.is_ok());
+
+    assert_eq!(code(requests.list(&list).await), 403);
+    assert_eq!(code(requests.delete(name, &delete).await), 403);
+    assert_eq!(code(requests.patch(name, &patch, &Patch::Merge(json!({"spec": {"replace": true}}))).await), 403);
+    assert_eq!(code(requests.patch_status(name, &patch, &Patch::Merge(json!({"status": {"phase": "Admitted"}}))).await), 403);
+    let mut again = request(own, name);
+    assert_eq!(code(requests.create(&post, &again).await), 409, "what is there is not overwritten");
+    again.metadata.resource_version = Some("1".into());
+    assert_eq!(code(requests.replace(name, &post, &again).await), 403);
+    let stolen = request(&other.invitation.name, "join-abcdefghijklmnopqrstuvwxyy");
+    assert_eq!(code(requests.create(&post, &stolen).await), 403, "the grant of another invitation is not to be had");
+    assert_eq!(code(requests.create(&post, &request(own, "join-guessable")).await), 403);
+    let mut generated = request(own, "");
+    generated.metadata.name = None;
+    generated.metadata.generate_name = Some("join-".into());
+    assert_eq!(code(requests.create(&post, &generated).await), 403);
+    let mut kept = request(own, "join-abcdefghijklmnopqrstuvwxyx");
+    kept.metadata.finalizers = Some(vec!["daisy.supercluster.local/forever".into()]);
+    assert_eq!(code(requests.create(&post, &kept).await), 403);
+    let elsewhere: Api<JoinRequest> = of(&client, "default");
+    assert_eq!(code(elsewhere.create(&post, &request(own, "join-abcdefghijklmnopqrstuvwxyw")).await), 403);
+
+    assert_eq!(code(of::<Member>(&client, BROKER).list(&list).await), 403);
+    assert_eq!(code(of::<Member>(&client, BROKER).get("staging").await), 403);
+    assert_eq!(code(of::<Invitation>(&client, BROKER).list(&list).await), 403);
+    assert_eq!(code(of::<Secret>(&client, BROKER).list(&list).await), 403);
+    assert_eq!(code(of::<ServiceAccount>(&client, BROKER).list(&list).await), 403);
+    assert_eq!(code(Api::<Cluster>::all(client.clone()).list(&list).await), 403);
+    assert_eq!(code(Api::<Namespace>::all(client.clone()).list(&list).await), 403);
+    let token = k8s_openapi::api::authentication::v1::TokenRequest::default();
+    let accounts: Api<ServiceAccount> = of(&client, &victim.namespace);
+    assert_eq!(code(accounts.create_token_request("syncer", &post, &token).await), 403);
+    let accounts: Api<ServiceAccount> = of(&client, BROKER);
+    assert_eq!(code(accounts.create_token_request(&format!("invitation-{own}"), &post, &token).await), 403);
+    broker.stop().await;
+}
+
+#[tokio::test]
+async fn an_invitation_has_so_many_requests_at_a_time() {
+    let data = tempfile::tempdir().unwrap();
+    let broker = Broker::start(data.path()).await;
+    let (info, other) = (broker.invite("none", 10).await, broker.invite("none", 10).await);
+    let (post, requests) = (PostParams::default(), of::<JoinRequest>(&broker.invited(&info), BROKER));
+    let name = |n: usize| format!("join-{n:026}");
+    for n in 0..100 {
+        requests.create(&post, &request(&info.invitation.name, &name(n))).await.unwrap();
+    }
+    assert_eq!(code(requests.create(&post, &request(&info.invitation.name, &name(100))).await), 403);
+    // Nobody else is kept from asking.
+    join(&other, &cluster("local", 1), &key(1)).await;
+    broker.stop().await;
+}
+
+fn export(namespace: &str, cluster_ip: &str) -> Export {
+    serde_json::from_value(json!({
+        "apiVersion": "daisy.supercluster.local/v1alpha1", "kind": "Export", "metadata": {"name": format!("web.{namespace}")},
+        "spec": {"envelope": {"sequence": 1}, "namespace": namespace, "name": "web", "type": "ClusterSetIP",
+                 "exportedAt": "2026-01-01T00:00:00Z", "ports": [{"port": 80}], "clusterIPs": [cluster_ip]},
+    }))
+    .unwrap()
+}
+
+fn endpoints(address: &str) -> ExportEndpoints {
+    let id = ServiceKey::parse("shop", "web").unwrap().id();
+    serde_json::from_value(json!({
+        "apiVersion": "daisy.supercluster.local/v1alpha1", "kind": "ExportEndpoints",
+        "metadata": {"name": "web.shop.0a", "labels": {EXPORT_ID: id}},
+        "spec": {"envelope": {"sequence": 1}, "namespace": "shop", "name": "web", "addressType": "IPv4",
+                 "endpoints": [{"addresses": [address]}], "ports": [{"port": 8080}]},
+    }))
+    .unwrap()
+}
+
+#[tokio::test]
+async fn a_member_writes_its_own_records_as_its_member_allows() {
+    let data = tempfile::tempdir().unwrap();
+    let broker = Broker::start(data.path()).await;
+    let info = broker.invite("shop", 10).await;
+    let credential = join(&info, &cluster("local", 1), &key(1)).await;
+    let client = broker.member(&credential);
+    let own = credential.namespace.as_str();
+    let (post, patch) = (PostParams::default(), PatchParams::default());
+
+    let exports: Api<Export> = of(&client, own);
+    exports.create(&post, &export("shop", "10.101.0.5")).await.unwrap();
+    assert_eq!(code(exports.create(&post, &export("bank", "10.101.0.5")).await), 403, "outside the grant");
+    let widened = json!({"spec": {"clusterIPs": ["10.1.0.5"]}});
+    assert_eq!(code(exports.patch("web.shop", &patch, &Patch::Merge(widened)).await), 403, "no ClusterIP of the cluster");
+    let renamed = json!({"spec": {"namespace": "bank"}});
+    assert_eq!(code(exports.patch("web.shop", &patch, &Patch::Merge(renamed)).await), 403);
+
+    let slices: Api<ExportEndpoints> = of(&client, own);
+    for address in ["10.101.0.5", "10.2.0.5", "8.8.8.8", "169.254.169.254", "127.0.0.1", "0.0.0.0"] {
+        assert_eq!(code(slices.create(&post, &endpoints(address)).await), 403, "{address}");
+    }
+    let mut labelled = endpoints("10.1.0.5");
+    labelled.metadata.labels = Some([(EXPORT_ID.to_owned(), "0123456789abcdef".to_owned())].into());
+    assert_eq!(code(slices.create(&post, &labelled).await), 403);
+    slices.create(&post, &endpoints("10.1.0.5")).await.unwrap();
+
+    let clusters: Api<Cluster> = of(&client, own);
+    let record = |cidr: &str| -> Cluster {
+        serde_json::from_value(json!({"apiVersion": "daisy.supercluster.local/v1alpha1", "kind": "Cluster", "metadata": {"name": "local"},
+            "spec": {"envelope": {"sequence": 1}, "clusterCidrs": [cidr], "serviceCidrs": ["10.101.0.0/16"], "nodeCidr": "100.80.0.0/20"}}))
+        .unwrap()
+    };
+    assert_eq!(code(clusters.create(&post, &record("10.0.0.0/8")).await), 403, "others' addresses");
+    clusters.create(&post, &record("10.1.0.0/16")).await.unwrap();
+    let heartbeats: Api<Heartbeat> = of(&client, own);
+    let beat = |name: &str| -> Heartbeat {
+        serde_json::from_value(
+            json!({"apiVersion": "daisy.supercluster.local/v1alpha1", "kind": "Heartbeat", "metadata": {"name": name},
+            "spec": {"sequence": 1, "digest": "0".repeat(64), "records": 0, "intervalSeconds": 60}}),
+        )
+        .unwrap()
+    };
+    assert_eq!(code(heartbeats.create(&post, &beat("staging")).await), 403);
+    heartbeats.create(&post, &beat("local")).await.unwrap();
+    let mut second = record("10.1.0.0/16");
+    second.metadata.name = Some("second".into());
+    assert_eq!(code(clusters.create(&post, &second).await), 403);
+
+    // A grant taken away holds at once, and what was written before stays its owner's to delete.
+    daisy_broker::setup::grant(&broker.admin, &common::id("local"), &"none".parse().unwrap()).await.unwrap();
+    let touched = json!({"spec": {"envelope": {"sequence": 2}}});
+    assert_eq!(code(exports.patch("web.shop", &patch, &Patch::Merge(touched)).await), 403);
+    exports.delete("web.shop", &DeleteParams::default()).await.unwrap();
+    broker.stop().await;
+}
+
+#[tokio::test]
+async fn a_member_has_nothing_of_others() {
+    let data = tempfile::tempdir().unwrap();
+    let broker = Broker::start(data.path()).await;
+    let info = broker.invite("shop", 10).await;
+    let victim = join(&info, &cluster("staging", 1), &key(1)).await;
+    of::<Export>(&broker.member(&victim), &victim.namespace)
+        .create(&PostParams::default(), &export("shop", "10.101.0.5"))
+        .await
+        .unwrap();
+    let credential = join(&info, &cluster("local", 2), &key(2)).await;
+    let client = broker.member(&credential);
+    let (post, list, patch, delete) =
+        (PostParams::default(), ListParams::default(), PatchParams::default(), DeleteParams::default());
+
+    // It reads what is offered.
+    assert!(of::<Export>(&client, &victim.namespace).get("web.shop").await.is_ok());
+    // It writes there nothing.
+    let theirs: Api<Export> = of(&client, &victim.namespace);
+    assert_eq!(code(theirs.create(&post, &export("shop", "10.102.0.5")).await), 403);
+    assert_eq!(code(theirs.patch("web.shop", &patch, &Patch::Merge(json!({"spec": {"ports": []}}))).await), 403);
+    assert_eq!(code(theirs.delete("web.shop", &delete).await), 403);
+    assert_eq!(code(theirs.delete_collection(&delete, &list).await), 403);
+    for namespace in ["default", BROKER, "kube-system", "daisy-cluster-nobody"] {
+        assert_eq!(
+            code(of::<Export>(&client, namespace).create(&post, &export("shop", "10.102.0.5")).await),
+            403,
+            "{namespace}"
+        );
+    }
+
+    let members: Api<Member> = of(&client, BROKER);
+    assert_eq!(members.list(&list).await.unwrap().items.len(), 2);
+    let wider = Patch::Merge(json!({"spec": {"grant": ["*"]}}));
+    assert_eq!(code(members.patch("local", &patch, &wider).await), 403);
+    assert_eq!(code(members.delete("staging", &delete).await), 403);
+    for namespace in [BROKER, victim.namespace.as_str(), credential.namespace.as_str(), "kube-system"] {
+        assert_eq!(code(of::<Secret>(&client, namespace).list(&list).await), 403, "{namespace}");
+        assert_eq!(code(of::<Secret>(&client, namespace).get("any").await), 403, "{namespace}");
+        assert_eq!(code(of::<ConfigMap>(&client, namespace).list(&list).await), 403, "{namespace}");
+    }
+    assert_eq!(code(Api::<Secret>::all(client.clone()).list(&list).await), 403);
+    assert_eq!(code(of::<JoinRequest>(&client, BROKER).list(&list).await), 403);
+    assert_eq!(
+        code(of::<JoinRequest>(&client, BROKER).create(&post, &request("any", "join-abcdefghijklmnopqrstuvwxyz")).await),
+        403
+    );
+    assert_eq!(code(of::<Invitation>(&client, BROKER).list(&list).await), 403);
+
+    // Nor does it make itself rights.
+    let own = credential.namespace.as_str();
+    let accounts: Api<ServiceAccount> = of(&client, &victim.namespace);
+    let token = k8s_openapi::api::authentication::v1::TokenRequest::default();
+    assert_eq!(code(accounts.create_token_request("syncer", &post, &token).await), 403);
+    assert_eq!(code(of::<ServiceAccount>(&client, own).list(&list).await), 403);
+    let everything = json!({"rules": [{"apiGroups": ["*"], "resources": ["*"], "verbs": ["*"]}]});
+    assert_eq!(code(of::<Role>(&client, own).patch("syncer", &patch, &Patch::Merge(&everything)).await), 403);
+    assert_eq!(
+        code(Api::<ClusterRole>::all(client.clone()).patch("daisy-broker-reader", &patch, &Patch::Merge(&everything)).await),
+        403
+    );
+    assert_eq!(code(of::<RoleBinding>(&client, own).delete("syncer", &delete).await), 403);
+    assert_eq!(code(Api::<ClusterRoleBinding>::all(client.clone()).delete(&victim.namespace, &delete).await), 403);
+    assert_eq!(code(Api::<Namespace>::all(client.clone()).delete(&victim.namespace, &delete).await), 403);
+    broker.stop().await;
+}
+
+/// The administrator's own mistakes, where two members would have the same addresses.
+#[tokio::test]
+async fn not_even_the_administrator_makes_members_overlap() {
+    let data = tempfile::tempdir().unwrap();
+    let broker = Broker::start(data.path()).await;
+    let info = broker.invite("all", 10).await;
+    join(&info, &cluster("staging", 1), &key(1)).await;
+    join(&info, &cluster("local", 2), &key(2)).await;
+    let members: Api<Member> = of(&broker.admin, BROKER);
+    let same = Patch::Merge(json!({"spec": {"clusterCidrs": ["10.1.0.0/16"]}}));
+    let error = members.patch("local", &PatchParams::default(), &same).await.unwrap_err();
+    assert!(error.to_string().contains("staging"), "{error}");
+    let free = Patch::Merge(json!({"spec": {"clusterCidrs": ["10.3.0.0/16"]}}));
+    members.patch("local", &PatchParams::default(), &free).await.unwrap();
+    broker.stop().await;
+}
