@@ -18,6 +18,8 @@ pub(super) enum Work {
     Nodes,
     /// Another cluster's Cluster, here.
     Peer(ClusterId),
+    /// Its status.
+    PeerStatus(ClusterId),
     /// Whether another cluster's heartbeat disproves records of its that are absent.
     Resolve(ClusterId),
     /// Whether a Service is exported with its namespace.
@@ -28,6 +30,13 @@ pub(super) enum Work {
     Import(ServiceKey),
     /// This cluster's heartbeat.
     Heartbeat,
+}
+
+impl Work {
+    /// Whether it sums up what other work decides, and so comes after all of that.
+    fn is_summary(&self) -> bool {
+        matches!(self, Self::OwnCluster | Self::PeerStatus(_) | Self::Heartbeat)
+    }
 }
 
 /// Something that happens at a time.
@@ -64,6 +73,7 @@ struct Backoff {
 pub(super) struct Agenda {
     dirty: BTreeMap<Work, Duration>,
     order: VecDeque<Work>,
+    summaries: VecDeque<Work>,
     timers: BTreeMap<Timer, Duration>,
     due: BTreeSet<(Duration, Timer)>,
     actions: VecDeque<Action>,
@@ -81,6 +91,7 @@ impl Agenda {
         Self {
             dirty: BTreeMap::new(),
             order: VecDeque::new(),
+            summaries: VecDeque::new(),
             timers: BTreeMap::new(),
             due: BTreeSet::new(),
             actions: VecDeque::new(),
@@ -96,13 +107,14 @@ impl Agenda {
     /// Marks work. What was marked already keeps its place and its time.
     pub(super) fn mark(&mut self, work: Work, since: Duration) {
         if !self.dirty.contains_key(&work) {
-            self.order.push_back(work.clone());
+            let queue = if work.is_summary() { &mut self.summaries } else { &mut self.order };
+            queue.push_back(work.clone());
             self.dirty.insert(work, since);
         }
     }
 
     pub(super) fn take(&mut self) -> Option<(Work, Duration)> {
-        let work = self.order.pop_front()?;
+        let work = self.order.pop_front().or_else(|| self.summaries.pop_front())?;
         let since = self.dirty.remove(&work)?;
         Some((work, since))
     }
@@ -221,7 +233,7 @@ impl Agenda {
 
     /// Whether nothing is marked and no write is under way.
     pub(super) fn idle(&self) -> bool {
-        self.order.is_empty() && self.under_way.is_empty()
+        self.dirty.is_empty() && self.under_way.is_empty()
     }
 }
 

@@ -280,8 +280,8 @@ impl Syncer {
         let verb = decide(observed, desired);
         if let Some(verb) = verb {
             self.agenda.submit(reference, verb, (&work, since), now);
-        } else if let Some((_, ready, _)) = &wanted {
-            self.write_peer_status(id, ready.clone(), (since, now));
+        } else if wanted.is_some() {
+            self.mark(Work::PeerStatus(id.clone()), now);
         }
         if self.leaving.is_some() || wanted.is_none() {
             self.status_written.remove(id);
@@ -292,8 +292,12 @@ impl Syncer {
     }
 
     /// Writes what is observed of a cluster: when something changed, not for each heartbeat, and never too often.
-    fn write_peer_status(&mut self, id: &ClusterId, ready: Wanted, (since, now): (Duration, Now)) {
+    pub(super) fn decide_peer_status(&mut self, id: &ClusterId, since: Duration, now: Now) {
+        let Some((_, ready, _)) = self.peer_spec(id).filter(|_| self.leaving.is_none()) else { return };
         let (Some(peer), Some(cluster)) = (self.peers.get(id), self.here.clusters.get(&id.to_string())) else { return };
+        if role(cluster) != Some(CLUSTER_ROLE_REMOTE) {
+            return;
+        }
         let mut changed = cluster.clone();
         let status = changed.status.get_or_insert_with(ClusterStatus::default);
         let vouched = if peer.silent {
@@ -320,7 +324,7 @@ impl Syncer {
         if advanced {
             status.last_heard = Some(Time(heard));
         }
-        let work = Work::Peer(id.clone());
+        let work = Work::PeerStatus(id.clone());
         let earliest = self.status_written.get(id).map_or(Duration::ZERO, |at| *at + self.config.status_interval);
         if now.monotonic < earliest {
             return self.agenda.set_earlier(Timer::Again(work), earliest);

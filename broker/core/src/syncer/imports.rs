@@ -145,7 +145,7 @@ impl Syncer {
             if is_empty {
                 self.imported_from.remove(id);
             }
-            self.agenda.mark(Work::Peer(id.clone()), now.monotonic);
+            self.agenda.mark(Work::PeerStatus(id.clone()), now.monotonic);
             if was_empty != is_empty {
                 // The clusters that this one consumes are said in its own record.
                 self.agenda.mark(Work::OwnCluster, now.monotonic);

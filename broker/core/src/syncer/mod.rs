@@ -335,6 +335,7 @@ impl Syncer {
             Work::OwnCluster => self.decide_own_cluster(since, now),
             Work::Nodes => self.decide_nodes(since, now),
             Work::Peer(id) => self.decide_peer(id, since, now),
+            Work::PeerStatus(id) => self.decide_peer_status(id, since, now),
             Work::Resolve(id) => self.resolve(id, now),
             Work::Bulk(key) => self.decide_bulk(key, since, now),
             Work::Export(key) => self.decide_export(key, since, now),

@@ -91,7 +91,7 @@ impl Syncer {
         for key in keys {
             self.mark(Work::Import(key), now);
         }
-        self.mark(Work::Peer(id.clone()), now);
+        self.mark(Work::PeerStatus(id.clone()), now);
     }
 
     pub(super) fn see_heartbeat(&mut self, id: &ClusterId, spec: HeartbeatSpec, now: Now) {
