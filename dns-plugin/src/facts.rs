@@ -178,3 +178,148 @@ fn slice_facts(slice: &EndpointSlice, cluster: Option<ClusterId>) -> Result<Opti
     }
     Ok(Some(Slice { cluster, ports, endpoints }))
 }
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+    use serde_json::{Value, json};
+
+    use super::*;
+
+    fn kube_service(metadata: &Value, spec: &Value) -> KubeService {
+        serde_json::from_value(json!({"metadata": metadata, "spec": spec})).expect("a Service")
+    }
+
+    fn endpoint_slice(labels: &Value, rest: &Value) -> EndpointSlice {
+        let mut slice =
+            json!({"metadata": {"namespace": "shop", "name": "s", "labels": labels}, "addressType": "IPv4", "endpoints": []});
+        for (key, value) in rest.as_object().expect("an object") {
+            slice[key] = value.clone();
+        }
+        serde_json::from_value(slice).expect("an EndpointSlice")
+    }
+
+    fn local(spec: &Value) -> Result<Option<ServiceKind>, Unusable> {
+        let fact = service(Scope::Supercluster, &kube_service(&json!({"namespace": "shop", "name": "web"}), spec))?;
+        Ok(fact.map(|fact| match fact {
+            Fact::Local(key, service) if key.to_string() == "shop/web" => service.kind,
+            other => panic!("{other:?}"),
+        }))
+    }
+
+    #[test]
+    fn services() {
+        let ips =
+            |ips: &[&str]| Ok(Some(ServiceKind::Addresses(ips.iter().map(|ip| ip.parse().expect("an address")).collect())));
+        assert_eq!(local(&json!({"clusterIP": "10.0.0.1"})), ips(&["10.0.0.1"]));
+        assert_eq!(
+            local(&json!({"type": "NodePort", "clusterIP": "10.0.0.1", "clusterIPs": ["10.0.0.1", "fd00::1"]})),
+            ips(&["10.0.0.1", "fd00::1"])
+        );
+        assert_eq!(local(&json!({"clusterIP": "None", "clusterIPs": ["None"]})), Ok(Some(ServiceKind::Headless)));
+        let alias = ServiceKind::External(DomainName::parse("mail.example.org").expect("a name"));
+        assert_eq!(local(&json!({"type": "ExternalName", "externalName": "Mail.example.org."})), Ok(Some(alias)));
+        assert_eq!(local(&json!({"clusterIP": ""})), Ok(None), "no address yet");
+        assert_eq!(local(&json!({})), Ok(None));
+        assert!(matches!(local(&json!({"clusterIP": "10.0.0"})), Err(Unusable::Address { .. })));
+        let error = local(&json!({"type": "ExternalName", "externalName": "a b"})).expect_err("no name");
+        assert!(error.to_string().starts_with("spec.externalName: \"a b\" is not a domain name"), "{error}");
+    }
+
+    #[test]
+    fn ports_without_a_name_or_a_known_protocol_are_left_out() {
+        let spec = json!({"clusterIP": "10.0.0.1", "ports": [
+            {"name": "http", "port": 80}, {"port": 81}, {"name": "dns", "protocol": "UDP", "port": 53},
+            {"name": "odd", "protocol": "QUIC", "port": 1}, {"name": "big", "port": 70000},
+        ]});
+        let fact =
+            service(Scope::Supercluster, &kube_service(&json!({"namespace": "shop", "name": "web"}), &spec)).expect("usable");
+        let Some(Fact::Local(_, service)) = fact else { panic!("{fact:?}") };
+        let ports: Vec<_> = service.ports.iter().map(|p| (p.name.as_str(), p.protocol, p.number)).collect();
+        assert_eq!(ports, [("http", Protocol::Tcp, 80), ("dns", Protocol::Udp, 53)]);
+    }
+
+    #[test]
+    fn imports_are_known_by_both_labels_in_our_namespace_only() {
+        let spec = json!({"clusterIP": "100.96.0.1"});
+        let both = json!({labels::IMPORT_NAMESPACE: "nginx", labels::IMPORT_NAME: "web"});
+        let of = |scope, namespace: &str, marks: &Value| {
+            service(scope, &kube_service(&json!({"namespace": namespace, "name": "i-x", "labels": marks}), &spec))
+        };
+        let key = |fact: Result<Option<Fact>, Unusable>| match fact.expect("usable").expect("a fact") {
+            Fact::Import(key, _) => format!("import {key}"),
+            Fact::Local(key, _) => format!("local {key}"),
+            other => panic!("{other:?}"),
+        };
+        assert_eq!(key(of(Scope::Supercluster, "daisy-system", &both)), "import nginx/web");
+        assert_eq!(key(of(Scope::Supercluster, "shop", &both)), "local shop/i-x");
+        assert_eq!(key(of(Scope::Supercluster, "daisy-system", &json!({}))), "local daisy-system/i-x");
+        assert_eq!(key(of(Scope::Cluster, "daisy-system", &both)), "local daisy-system/i-x");
+        let half = of(Scope::Supercluster, "daisy-system", &json!({labels::IMPORT_NAME: "web"}));
+        assert_eq!(half, Err(Unusable::NoLabel { label: labels::IMPORT_NAMESPACE }));
+        let bad =
+            of(Scope::Supercluster, "daisy-system", &json!({labels::IMPORT_NAMESPACE: "nginx", labels::IMPORT_NAME: "W"}));
+        assert!(bad.expect_err("no label").to_string().starts_with("daisy.supercluster.local/import-name: service name \"W\""));
+    }
+
+    #[test]
+    fn slices() {
+        let marks = json!({labels::SLICE_SERVICE_NAME: "db", labels::SLICE_HEADLESS: ""});
+        let rest = json!({
+            "ports": [{"name": "sql", "port": 5432}, {"name": "any"}],
+            "endpoints": [
+                {"addresses": ["10.0.0.1", "10.0.0.2"], "hostname": "DB-0"},
+                {"addresses": ["10.0.0.3"], "conditions": {"ready": false}},
+                {"addresses": ["10.0.0.4"], "conditions": {"ready": true}, "hostname": ""},
+                {"addresses": []},
+            ],
+        });
+        let fact = local_slice(Scope::Supercluster, &endpoint_slice(&marks, &rest)).expect("usable");
+        let Some(Fact::LocalSlice(key, slice)) = fact else { panic!("{fact:?}") };
+        assert_eq!(key.to_string(), "shop/db");
+        assert_eq!(slice.ports.len(), 1);
+        let endpoints: Vec<_> = slice.endpoints.iter().map(|e| (e.address.to_string(), e.hostname.as_deref())).collect();
+        assert_eq!(endpoints, [("10.0.0.1".to_owned(), Some("db-0")), ("10.0.0.4".to_owned(), None)]);
+        // Names instead of addresses, no Service, and Daisy's own are none.
+        assert_eq!(local_slice(Scope::Supercluster, &endpoint_slice(&marks, &json!({"addressType": "FQDN"}))), Ok(None));
+        assert_eq!(local_slice(Scope::Supercluster, &endpoint_slice(&json!({}), &rest)), Ok(None));
+        let mut ours = marks;
+        ours[labels::SLICE_MANAGED_BY] = json!(labels::SLICE_MANAGED_BY_DAISY);
+        assert_eq!(local_slice(Scope::Supercluster, &endpoint_slice(&ours, &rest)), Ok(None));
+        assert!(matches!(local_slice(Scope::Cluster, &endpoint_slice(&ours, &rest)), Ok(Some(_))));
+    }
+
+    #[test]
+    fn an_import_slice_says_its_cluster() {
+        let marks = json!({labels::IMPORT_NAMESPACE: "shop", labels::IMPORT_NAME: "db"});
+        let mut slice = endpoint_slice(&marks, &json!({}));
+        slice.metadata.namespace = Some(labels::SYSTEM_NAMESPACE.into());
+        assert_eq!(import_slice(&slice), Err(Unusable::NoLabel { label: labels::MCS_SOURCE_CLUSTER }));
+        slice.metadata.labels.get_or_insert_default().insert(labels::MCS_SOURCE_CLUSTER.into(), "staging".into());
+        let fact = import_slice(&slice);
+        assert!(
+            matches!(&fact, Ok(Some(Fact::ImportSlice(_, s))) if s.cluster.as_ref().is_some_and(|c| c.as_str() == "staging")),
+            "{fact:?}"
+        );
+        slice.metadata.namespace = Some("shop".into());
+        assert_eq!(import_slice(&slice), Ok(None), "outside our namespace");
+    }
+
+    proptest! {
+        #[test]
+        fn never_panics(
+            namespace in "\\PC{0,8}", name in "\\PC{0,8}", ips in prop::collection::vec("None||[0-9a-f.:]{0,9}|\\PC{0,4}", 0..3),
+            kind in "ClusterIP|ExternalName|\\PC{0,4}", alias in "\\PC{0,300}", port in any::<i32>(), protocol in "TCP|\\PC{0,3}",
+        ) {
+            let spec = json!({"type": kind, "clusterIPs": ips, "externalName": alias, "ports": [{"name": name, "port": port, "protocol": protocol}]});
+            let marks = json!({labels::IMPORT_NAME: name, labels::IMPORT_NAMESPACE: namespace, labels::SLICE_SERVICE_NAME: name, labels::MCS_SOURCE_CLUSTER: kind});
+            let metadata = json!({"namespace": namespace, "name": name, "labels": marks});
+            let _ = service(Scope::Supercluster, &kube_service(&metadata, &spec));
+            let endpoints = json!({"endpoints": [{"addresses": ips, "hostname": alias}]});
+            let mut slice = endpoint_slice(&marks, &endpoints);
+            let _ = local_slice(Scope::Cluster, &slice);
+            slice.metadata.namespace = Some(labels::SYSTEM_NAMESPACE.into());
+            let _ = import_slice(&slice);
+        }
+    }
+}

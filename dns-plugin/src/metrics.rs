@@ -141,3 +141,22 @@ fn source_name(source: Source) -> &'static str {
         Source::Namespaces => "namespaces",
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn counts_by_zone_and_result() {
+        let registry = Registry::new();
+        let metrics = Metrics::registered(&registry).expect("the definitions are right");
+        assert!(Metrics::registered(&registry).is_err(), "twice in one registry");
+        metrics.name_zones(["supercluster.local", "clusterset.local"].into_iter());
+        metrics.answered(Some(1), ResponseCode::NXDomain, false, Duration::from_micros(3));
+        metrics.answered(None, ResponseCode::FormErr, true, Duration::from_micros(3));
+        metrics.answered(Some(7), ResponseCode::NoError, false, Duration::from_micros(3));
+        let count = |zone: &str, rcode: &str| metrics.0.requests.with_label_values(&[zone, rcode]).get();
+        assert_eq!((count("clusterset.local", "NXDOMAIN"), count("other", "other"), count("other", "NOERROR")), (1, 1, 1));
+        assert_eq!((metrics.0.truncated.get(), metrics.0.duration.get_sample_count()), (1, 3));
+    }
+}

@@ -3,9 +3,10 @@
 use std::net::IpAddr;
 use std::sync::Arc;
 
+use crate::dashed::{dashed, undash};
 use crate::facts::{Endpoint, Service, ServiceKind, Slice};
 use crate::index::{Entry, Held, Snapshot};
-use crate::name::{ServiceRef, dashed, undash};
+use crate::name::ServiceRef;
 use crate::zone::ZoneKind;
 
 /// Whose a Service is.

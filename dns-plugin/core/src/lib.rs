@@ -14,6 +14,7 @@
 
 pub mod answer;
 pub mod corefile;
+pub mod dashed;
 pub mod facts;
 pub mod fallback;
 pub mod index;
