@@ -37,9 +37,8 @@ fn main() -> ExitCode {
 
 fn up(sizes: &[&str], keep: bool) -> ExitCode {
     let size = |n: usize| sizes.get(n).and_then(|s| s.parse().ok()).unwrap_or(2);
-    let started = Plan::new(size(0), size(1))
-        .map_err(Into::into)
-        .and_then(|plan| Lab::start(&plan, &StartOptions { name: None, keep }));
+    let started =
+        Plan::new(size(0), size(1)).map_err(Into::into).and_then(|plan| Lab::start(&plan, &StartOptions { name: None, keep }));
     let lab = match started {
         Ok(lab) => lab,
         Err(e) => {

@@ -137,7 +137,9 @@ fn status() -> anyhow::Result<ExitCode> {
         match lab {
             Found::Up(state) => {
                 let clusters = match state.description() {
-                    Ok(description) => description.plan.clusters.iter().map(|c| format!("{} ({} nodes)", c.name, c.nodes)).collect(),
+                    Ok(description) => {
+                        description.plan.clusters.iter().map(|c| format!("{} ({} nodes)", c.name, c.nodes)).collect()
+                    }
                     // It has just been made.
                     Err(_) => Vec::new(),
                 };

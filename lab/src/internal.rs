@@ -32,7 +32,9 @@ pub fn internal_main(arguments: &[OsString]) -> ExitCode {
         ["cluster-dns"] => on_runtime(cluster_dns_main()),
         ["fetch", rest @ ..] => walk::tools::fetch(&owned(rest)),
         ["ask", rest @ ..] => walk::tools::ask(&owned(rest)),
-        ["http", rest @ ..] => http::Options::parse(rest).map_err(Into::into).and_then(|o| on_runtime(http::run(o, terminated()))),
+        ["http", rest @ ..] => {
+            http::Options::parse(rest).map_err(Into::into).and_then(|o| on_runtime(http::run(o, terminated())))
+        }
         ["pause", ..] => on_runtime(async {
             terminated().await;
             Ok(())

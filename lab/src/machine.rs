@@ -31,21 +31,21 @@ pub enum LabError {
     #[error(transparent)]
     State(#[from] StateError),
     /// It could not be started.
-    #[error("the lab does not start: {source}")]
+    #[error("the lab does not start: {cause}")]
     Start {
         /// Why.
-        source: io::Error,
+        cause: io::Error,
     },
     /// It was asked for something, and says why not.
     #[error("{0}")]
     Refused(String),
     /// It cannot be talked to.
-    #[error("lab {name} does not answer on its control socket: {source}; it has probably ended")]
+    #[error("lab {name} does not answer on its control socket: {cause}; it has probably ended")]
     Lost {
         /// Its name.
         name: String,
         /// Why.
-        source: io::Error,
+        cause: io::Error,
     },
     /// Its kubeconfig cannot be used.
     #[error("context {context} of {}: {cause}", path.display())]
@@ -309,12 +309,13 @@ impl Lab {
         }
     }
 
-    fn lost(&self, source: io::Error) -> LabError {
-        LabError::Lost { name: self.name().to_owned(), source }
+    fn lost(&self, cause: io::Error) -> LabError {
+        LabError::Lost { name: self.name().to_owned(), cause }
     }
 
     fn pipe(&self) -> Result<(OwnedFd, pipe::Receiver), LabError> {
-        let made = std::io::pipe().and_then(|(reader, writer)| Ok((writer.into(), pipe::Receiver::from_owned_fd(reader.into())?)));
+        let made =
+            std::io::pipe().and_then(|(reader, writer)| Ok((writer.into(), pipe::Receiver::from_owned_fd(reader.into())?)));
         made.map_err(|e| self.lost(e))
     }
 

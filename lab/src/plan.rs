@@ -72,7 +72,9 @@ pub enum PlanError {
         cause: &'static str,
     },
     /// The position in the address plan is taken or too great.
-    #[error("cluster {cluster}: a reachable cluster's node network is one of sixteen /28, so its index must be under 16, not {index}")]
+    #[error(
+        "cluster {cluster}: a reachable cluster's node network is one of sixteen /28, so its index must be under 16, not {index}"
+    )]
     Index {
         /// The cluster.
         cluster: ClusterId,

@@ -54,17 +54,17 @@ pub enum StateError {
         names: Vec<String>,
     },
     /// The file system refused.
-    #[error("{}: {source}", path.display())]
+    #[error("{}: {cause}", path.display())]
     Io {
         /// Where.
         path: PathBuf,
         /// Why.
-        source: io::Error,
+        cause: io::Error,
     },
 }
 
 fn at(path: &Path) -> impl FnOnce(io::Error) -> StateError + '_ {
-    move |source| StateError::Io { path: path.to_owned(), source }
+    move |cause| StateError::Io { path: path.to_owned(), cause }
 }
 
 /// What a lab's folder says about it.

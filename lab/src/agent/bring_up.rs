@@ -10,10 +10,10 @@ use serde::Serialize;
 use super::{Progress, Shared, admin_kubeconfig, cluster_data, place};
 use crate::holder::DAISY_INSIDE;
 use crate::kubeconfig::{self, Context};
-use crate::{control_plane, kubelet, proxy};
 use crate::network::Networks;
 use crate::plan::ClusterPlan;
 use crate::protocol::Command;
+use crate::{control_plane, kubelet, proxy};
 
 /// The port of every API server in the lab.
 const API_PORT: u16 = 6443;
@@ -74,7 +74,8 @@ async fn start_cluster(shared: &Shared, cluster: &ClusterPlan, port: u16) -> Res
 
 async fn start_proxy(shared: &Shared, cluster: &ClusterPlan, node: String) -> Result<(), String> {
     let name = cluster.name.as_str();
-    let arguments = proxy::Options { node: node.clone(), kubeconfig: admin_kubeconfig(name), pod_cidrs: cluster.pod_cidrs.clone() };
+    let arguments =
+        proxy::Options { node: node.clone(), kubeconfig: admin_kubeconfig(name), pod_cidrs: cluster.pod_cidrs.clone() };
     start_own(shared, &format!("{name}/proxy-{node}"), &format!("{name}/{node}"), &arguments).await
 }
 

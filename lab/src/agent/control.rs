@@ -94,7 +94,7 @@ async fn wait_up(shared: &Shared) -> Result<Up, String> {
 async fn start_service(shared: &Arc<Shared>, service: crate::protocol::ServiceCommand) -> Result<(), String> {
     let site = place::resolve(shared, &service.command.place)?;
     let netns = site.entrance.net.clone();
-    shared.services.start(&service, site).await?;
+    shared.services.start(&service, site)?;
     match (service.ready, netns) {
         (Some(address), Some(netns)) => shared.services.accepts(&service.name, &netns, address).await,
         (Some(_), None) | (None, _) => Ok(()),

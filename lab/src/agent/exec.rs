@@ -9,7 +9,6 @@ use std::process::{ExitStatus, Stdio};
 
 use nix::sys::signal::{Signal, killpg};
 use nix::unistd::Pid;
-use tokio::io::Interest;
 use tokio::net::UnixStream;
 
 use super::Shared;
@@ -39,7 +38,15 @@ pub(super) async fn serve(shared: &Shared, stream: &mut UnixStream, command: &Co
 
 /// Returns when the other end has closed; it says nothing more before that.
 async fn gone(stream: &UnixStream) -> io::Result<()> {
-    stream.ready(Interest::READABLE).await.map(|_| ())
+    let mut byte = [0u8; 1];
+    loop {
+        stream.readable().await?;
+        match stream.try_read(&mut byte) {
+            Err(e) if e.kind() == io::ErrorKind::WouldBlock => {}
+            Err(e) => return Err(e),
+            Ok(_) => return Ok(()),
+        }
+    }
 }
 
 /// As shells count: the exit code, or 128 and the signal.

@@ -60,10 +60,11 @@ fn host_site(shared: &Shared, namespace: &str, cluster: Option<&str>) -> Result<
 
 fn pod_site(cluster: &str, namespace: Option<&str>, pod: &str) -> Result<Site, String> {
     let records = PodRecord::read_all(&pods_folder(&cluster_data(cluster)));
-    let wanted: Vec<_> =
-        records.into_iter().filter(|r| r.name == pod && namespace.is_none_or(|n| n == r.namespace)).collect();
+    let wanted: Vec<_> = records.into_iter().filter(|r| r.name == pod && namespace.is_none_or(|n| n == r.namespace)).collect();
     let record = match wanted.as_slice() {
-        [] => return Err(format!("cluster {cluster} runs no pod {pod:?}; `kubectl --context {cluster} get pods -A` lists them")),
+        [] => {
+            return Err(format!("cluster {cluster} runs no pod {pod:?}; `kubectl --context {cluster} get pods -A` lists them"));
+        }
         [record] => record,
         [..] => {
             let namespaces: Vec<_> = wanted.iter().map(|r| r.namespace.as_str()).collect();

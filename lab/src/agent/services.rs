@@ -18,8 +18,8 @@ use tokio::sync::{oneshot, watch};
 
 use super::exec::{code, spawn};
 use super::place::Site;
-use crate::protocol::{Command, ServiceCommand};
 use crate::network::connect;
+use crate::protocol::{Command, ServiceCommand};
 use crate::sys::Netns;
 
 /// The first and the longest pause before an ended process is started again.
@@ -67,7 +67,7 @@ impl Services {
     }
 
     /// Starts a process that is not started again when it ends.
-    pub(super) async fn start(&self, service: &ServiceCommand, site: Site) -> Result<(), String> {
+    pub(super) fn start(&self, service: &ServiceCommand, site: Site) -> Result<(), String> {
         self.launch(&service.name, service.command.clone(), site, false).map(|_ready| ())
     }
 
@@ -121,10 +121,16 @@ impl Services {
             let state = self.running.lock().map_err(|e| e.to_string())?.get(name).map(|r| *r.pid.borrow());
             let log = self.log(name);
             if let Some(State::Gone(code)) = state {
-                return Err(format!("{name} ended with exit code {code} before it accepted connections; its log is {}", log.display()));
+                return Err(format!(
+                    "{name} ended with exit code {code} before it accepted connections; its log is {}",
+                    log.display()
+                ));
             }
             if began.elapsed() > READY_WITHIN {
-                return Err(format!("{name} does not accept connections at {address}: {refused}; its log is {}", log.display()));
+                return Err(format!(
+                    "{name} does not accept connections at {address}: {refused}; its log is {}",
+                    log.display()
+                ));
             }
             tokio::time::sleep(READY_EVERY).await;
         }

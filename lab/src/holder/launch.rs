@@ -50,7 +50,7 @@ pub(crate) fn launch(plan: &Plan, options: &StartOptions) -> Result<Holder, LabE
 }
 
 fn launch_in(state: &StateDir, lock: File, plan: &Plan, options: &StartOptions) -> Result<Holder, LabError> {
-    let start = |source| LabError::Start { source };
+    let start = |cause| LabError::Start { cause };
     let listeners = (0..=plan.clusters.len())
         .map(|_| TcpListener::bind((Ipv4Addr::LOCALHOST, 0)))
         .collect::<io::Result<Vec<_>>>()

@@ -7,6 +7,7 @@ use k8s_openapi::api::core::v1::{ConfigMap, Container, EnvVarSource, Pod, Secret
 use kube::{Api, Client, ResourceExt};
 use thiserror::Error;
 
+use super::brief;
 use crate::holder::{ENVIRONMENT_MARK, PATH_INSIDE};
 
 /// What a variable may refer to.
@@ -48,12 +49,12 @@ pub(super) enum EnvironmentError {
         key: String,
     },
     /// It cannot be asked for.
-    #[error("variable {variable}: {source}")]
+    #[error("variable {variable}: {}", brief(cause))]
     Api {
         /// The variable.
         variable: String,
         /// Why.
-        source: Box<kube::Error>,
+        cause: Box<kube::Error>,
     },
     /// A source that the lab does not know.
     #[error("variable {variable}: the lab knows fieldRef, configMapKeyRef and secretKeyRef only")]
@@ -101,8 +102,13 @@ pub(super) async fn of(container: &Container, facts: &Facts<'_>) -> Result<BTree
 }
 
 /// `None` for something optional that is not there.
-async fn from(name: &str, source: &EnvVarSource, facts: &Facts<'_>, namespace: &str) -> Result<Option<String>, EnvironmentError> {
-    let api = |source| EnvironmentError::Api { variable: name.to_owned(), source: Box::new(source) };
+async fn from(
+    name: &str,
+    source: &EnvVarSource,
+    facts: &Facts<'_>,
+    namespace: &str,
+) -> Result<Option<String>, EnvironmentError> {
+    let api = |e| EnvironmentError::Api { variable: name.to_owned(), cause: Box::new(e) };
     let (kind, object, key, optional, found) = if let Some(field) = &source.field_ref {
         return match field_of(&field.field_path, facts) {
             Some(value) => Ok(Some(value)),

@@ -82,7 +82,8 @@ mod tests {
     #[test]
     fn cluster_first() {
         let text = resolv_conf(&PodSpec::default(), "shop", dns(), "cluster.local");
-        let expected = "nameserver 10.110.0.10\nsearch shop.svc.cluster.local svc.cluster.local cluster.local\noptions ndots:5\n";
+        let expected =
+            "nameserver 10.110.0.10\nsearch shop.svc.cluster.local svc.cluster.local cluster.local\noptions ndots:5\n";
         assert_eq!(text, expected);
     }
 
@@ -106,7 +107,8 @@ mod tests {
     fn the_nodes_own_way() {
         let host = PodSpec { host_network: Some(true), ..PodSpec::default() };
         assert_eq!(resolv_conf(&host, "shop", dns(), "cluster.local"), "");
-        let with = PodSpec { host_network: Some(true), dns_policy: Some("ClusterFirstWithHostNet".to_owned()), ..PodSpec::default() };
+        let with =
+            PodSpec { host_network: Some(true), dns_policy: Some("ClusterFirstWithHostNet".to_owned()), ..PodSpec::default() };
         assert!(resolv_conf(&with, "shop", dns(), "cluster.local").contains("nameserver 10.110.0.10"));
         let none = PodSpec { dns_policy: Some("None".to_owned()), ..PodSpec::default() };
         assert_eq!(resolv_conf(&none, "shop", dns(), "cluster.local"), "");

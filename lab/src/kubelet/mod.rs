@@ -142,6 +142,11 @@ impl Worker {
     }
 }
 
+/// What an API server says, without the whole of its answer.
+fn brief(e: &kube::Error) -> String {
+    if let kube::Error::Api(status) = e { status.message.clone() } else { e.to_string() }
+}
+
 fn applied(
     context: &Arc<Context>,
     workers: &mut BTreeMap<String, Worker>,

@@ -17,7 +17,7 @@ use super::container::{Container, Report, Restart, State};
 use super::record::{PodRecord, pods_folder};
 use super::sandbox::{Blueprint, POD_INSIDE, Sandbox};
 use super::token::Token;
-use super::{Context, addons, files, status};
+use super::{Context, addons, brief, files, status};
 use crate::control_plane::POD_FINALIZER;
 use crate::kubeconfig;
 
@@ -84,7 +84,12 @@ struct Worker {
 }
 
 /// Runs a pod until it is gone.
-pub(super) async fn run(context: Arc<Context>, node_name: String, wanted: watch::Receiver<Wanted>, dns_ready: watch::Sender<bool>) {
+pub(super) async fn run(
+    context: Arc<Context>,
+    node_name: String,
+    wanted: watch::Receiver<Wanted>,
+    dns_ready: watch::Sender<bool>,
+) {
     let pod = match &*wanted.borrow() {
         Wanted::Here(pod) => (**pod).clone(),
         Wanted::Gone => return,
@@ -93,8 +98,19 @@ pub(super) async fn run(context: Arc<Context>, node_name: String, wanted: watch:
     let folder = pods_folder(&context.options.data).join(&uid);
     let (namespace, name) = (pod.namespace().unwrap_or_default(), pod.name_any());
     let started = Timestamp::now();
-    let worker =
-        Worker { context, node_name, wanted: wanted.clone(), dns_ready, pod, namespace, name, uid, folder, started, written: None };
+    let worker = Worker {
+        context,
+        node_name,
+        wanted: wanted.clone(),
+        dns_ready,
+        pod,
+        namespace,
+        name,
+        uid,
+        folder,
+        started,
+        written: None,
+    };
     worker.run().await;
 }
 
@@ -227,7 +243,13 @@ impl Worker {
         reports.mark_changed();
         let mut containers = JoinSet::new();
         let split = init.len();
-        containers.spawn(all(Arc::clone(&running), init, spec.containers, Restart::parse(spec.restart_policy.as_deref()), stopped));
+        containers.spawn(all(
+            Arc::clone(&running),
+            init,
+            spec.containers,
+            Restart::parse(spec.restart_policy.as_deref()),
+            stopped,
+        ));
         let mut over = false;
         let mut wanted = self.wanted.clone();
         let mut again = None;
@@ -304,7 +326,7 @@ impl Worker {
             // Deleted, or made anew: the watch says so next.
             Err(kube::Error::Api(e)) if e.code == 404 || e.code == 409 => return true,
             Err(e) => {
-                tracing::warn!(pod = self.full_name(), "its status cannot be written: {e}");
+                tracing::warn!(pod = self.full_name(), "its status cannot be written: {}", brief(&e));
                 return false;
             }
         }
@@ -331,15 +353,18 @@ impl Worker {
                 pods.patch(&self.name, &PatchParams::default(), &Patch::Merge(&patch)).await.map(|_| ())
             } else {
                 let preconditions = Preconditions { uid: Some(self.uid.clone()), resource_version: None };
-                let now =
-                    DeleteParams { grace_period_seconds: Some(0), preconditions: Some(preconditions), ..DeleteParams::default() };
+                let now = DeleteParams {
+                    grace_period_seconds: Some(0),
+                    preconditions: Some(preconditions),
+                    ..DeleteParams::default()
+                };
                 pods.delete(&self.name, &now).await.map(|_| ())
             };
             match said {
                 Ok(()) => return,
                 // Gone already, or made anew.
                 Err(kube::Error::Api(e)) if e.code == 404 || e.code == 409 => return,
-                Err(e) => tracing::warn!(pod = self.full_name(), "its end cannot be said: {e}"),
+                Err(e) => tracing::warn!(pod = self.full_name(), "its end cannot be said: {}", brief(&e)),
             }
             tokio::time::sleep(backoff).await;
             backoff = (backoff * 2).min(BACKOFF.1);

@@ -44,9 +44,13 @@ impl Prober {
         let probe = container.readiness_probe.as_ref()?;
         let action = action(probe, container, address);
         if action.is_none() {
-            tracing::warn!(container = container.name, "its readiness probe is of no kind that the lab knows, or names no port");
+            tracing::warn!(
+                container = container.name,
+                "its readiness probe is of no kind that the lab knows, or names no port"
+            );
         }
-        let seconds = |n: Option<i32>, default: u64| Duration::from_secs(n.and_then(|n| n.try_into().ok()).unwrap_or(default).max(1));
+        let seconds =
+            |n: Option<i32>, default: u64| Duration::from_secs(n.and_then(|n| n.try_into().ok()).unwrap_or(default).max(1));
         Some(Self {
             action: action?,
             period: seconds(probe.period_seconds, 10),
@@ -77,7 +81,9 @@ impl Prober {
             Action::Connect(to) => connect(site.net, *to).await.map(|_| true),
             Action::Get { to, path, host } => {
                 let mut stream = connect(site.net, *to).await?;
-                let request = format!("GET {path} HTTP/1.1\r\nHost: {host}\r\nUser-Agent: kube-probe/daisy-lab\r\nConnection: close\r\n\r\n");
+                let request = format!(
+                    "GET {path} HTTP/1.1\r\nHost: {host}\r\nUser-Agent: kube-probe/daisy-lab\r\nConnection: close\r\n\r\n"
+                );
                 stream.write_all(request.as_bytes()).await?;
                 // As much as holds a status line: `HTTP/1.1 200`.
                 let mut start = [0u8; 12];
@@ -103,7 +109,8 @@ fn action(probe: &Probe, container: &Container, address: IpAddr) -> Option<Actio
     }
     if let Some(get) = &probe.http_get {
         let to = SocketAddr::new(address, port(&get.port, container)?);
-        let path = get.path.clone().filter(|p| p.starts_with('/') && !p.contains(['\r', '\n'])).unwrap_or_else(|| "/".to_owned());
+        let path =
+            get.path.clone().filter(|p| p.starts_with('/') && !p.contains(['\r', '\n'])).unwrap_or_else(|| "/".to_owned());
         return Some(Action::Get { to, path, host: to.to_string() });
     }
     Some(Action::Run(probe.exec.as_ref()?.command.clone().unwrap_or_default()))

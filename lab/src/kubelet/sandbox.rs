@@ -151,6 +151,7 @@ async fn connect(node: &Node, device: &str, address: IpAddr) -> Result<Netns, Sa
     network::bottom(&links).await?;
     let outside = node.links.pair(&pair).await?;
     let inside = links.index("eth0").await?;
+    links.up(inside).await?;
     links.address(inside, address, if address.is_ipv6() { 128 } else { 32 }).await?;
     links.neighbour(inside, GATEWAY, GATEWAY_MAC).await?;
     links.route(&Route::default_via(GATEWAY, inside)).await?;

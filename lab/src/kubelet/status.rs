@@ -44,7 +44,11 @@ pub(super) fn of(facts: &Facts<'_>, now: Timestamp) -> (Value, bool) {
     }
     let statuses = |reports: &[Report], specs: Option<&Vec<Container>>| -> Vec<Value> {
         let specs = specs.into_iter().flatten();
-        reports.iter().zip(specs).map(|(report, c)| container(report, &c.name, c.image.as_deref().unwrap_or_default())).collect()
+        reports
+            .iter()
+            .zip(specs)
+            .map(|(report, c)| container(report, &c.name, c.image.as_deref().unwrap_or_default()))
+            .collect()
     };
     let mut status = json!({
         "phase": phase,

@@ -3,13 +3,14 @@
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use k8s_openapi::api::authentication::v1::{BoundObjectReference, TokenRequest, TokenRequestSpec};
+use k8s_openapi::api::authentication::v1::{TokenRequest, TokenRequestSpec};
 use k8s_openapi::api::core::v1::{Pod, ServiceAccount};
 use k8s_openapi::jiff::Timestamp;
 use kube::api::PostParams;
 use kube::{Api, Client, ResourceExt};
 use thiserror::Error;
 
+use super::brief;
 use crate::kubeconfig;
 
 /// How long a token is good for, in seconds: what kubelets ask for.
@@ -21,12 +22,12 @@ const RENEW_AGAIN: Duration = Duration::from_secs(10);
 #[derive(Debug, Error)]
 pub(super) enum TokenError {
     /// The API server gave none.
-    #[error("a token for ServiceAccount {account:?}: {source}")]
+    #[error("a token for ServiceAccount {account:?}: {}", brief(cause))]
     Api {
         /// The ServiceAccount.
         account: String,
         /// Why.
-        source: Box<kube::Error>,
+        cause: Box<kube::Error>,
     },
     /// It could not be written.
     #[error("the token's file: {0}")]
@@ -41,7 +42,7 @@ pub(super) struct Token {
     client: Client,
     namespace: String,
     account: String,
-    pod: BoundObjectReference,
+    pod: String,
     file: PathBuf,
 }
 
@@ -52,17 +53,11 @@ impl Token {
         if spec.automount_service_account_token == Some(false) {
             return None;
         }
-        let bound = BoundObjectReference {
-            api_version: Some("v1".to_owned()),
-            kind: Some("Pod".to_owned()),
-            name: Some(pod.name_any()),
-            uid: pod.uid(),
-        };
         Some(Self {
             client: client.clone(),
             namespace: pod.namespace()?,
             account: spec.service_account_name.clone().filter(|a| !a.is_empty()).unwrap_or_else(|| "default".to_owned()),
-            pod: bound,
+            pod: pod.name_any(),
             file: folder.join("token"),
         })
     }
@@ -72,14 +67,15 @@ impl Token {
         let request = TokenRequest {
             spec: TokenRequestSpec {
                 audiences: Vec::new(),
-                bound_object_ref: Some(self.pod.clone()),
+                // The lab's control plane gives tokens that are bound to their ServiceAccount alone.
+                bound_object_ref: None,
                 expiration_seconds: Some(LIFETIME),
             },
             ..TokenRequest::default()
         };
         let accounts: Api<ServiceAccount> = Api::namespaced(self.client.clone(), &self.namespace);
         let answer = accounts.create_token_request(&self.account, &PostParams::default(), &request).await;
-        let api = |source| TokenError::Api { account: self.account.clone(), source: Box::new(source) };
+        let api = |e| TokenError::Api { account: self.account.clone(), cause: Box::new(e) };
         let status = answer.map_err(api)?.status.ok_or_else(|| TokenError::Empty(self.account.clone()))?;
         kubeconfig::replace(&self.file, status.token.as_bytes())?;
         let left = status.expiration_timestamp.0.duration_since(Timestamp::now()).as_secs().max(0);
@@ -93,7 +89,7 @@ impl Token {
             pause = match self.write().await {
                 Ok(pause) => pause,
                 Err(e) => {
-                    tracing::warn!(pod = ?self.pod.name, "{e}; it is asked for again");
+                    tracing::warn!(pod = self.pod, "{e}; it is asked for again");
                     RENEW_AGAIN
                 }
             };

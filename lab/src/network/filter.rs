@@ -43,8 +43,8 @@ fn with_socket<T: Send>(
     f: impl FnOnce(&mut Socket) -> Result<T, daisy_nftables::Error> + Send,
 ) -> Result<T, NetworkError> {
     let done = netns.run(|| Ok(Socket::open().and_then(|mut socket| f(&mut socket))));
-    let system = |source| NetworkError::System { namespace: name.to_owned(), what: "entering", source };
-    done.map_err(system)?.map_err(|e| NetworkError::Filter { namespace: name.to_owned(), source: Box::new(e) })
+    let system = |cause| NetworkError::System { namespace: name.to_owned(), what: "entering", cause };
+    done.map_err(system)?.map_err(|e| NetworkError::Filter { namespace: name.to_owned(), cause: Box::new(e) })
 }
 
 fn base(name: &str, chain_type: ChainType, hook: Hook, priority: i32) -> Chain {

@@ -77,7 +77,8 @@ impl Traces {
         let route = |r: &&RouteEntry| ours(r.table) || r.protocol == labels::ROUTE_PROTOCOL;
         let table = |t: &&String| t.split(' ').nth(1) == Some(labels::NFTABLES_TABLE);
         let devices = self.devices.iter().filter(device).map(|d| format!("device {}", d.name));
-        let routes = self.routes.iter().filter(route).map(|r| format!("{} route to {} in table {}", r.kind, r.destination, r.table));
+        let routes =
+            self.routes.iter().filter(route).map(|r| format!("{} route to {} in table {}", r.kind, r.destination, r.table));
         let rules = self.rules.iter().filter(|r| ours(r.table)).map(|r| format!("rule {} to table {}", r.preference, r.table));
         let tables = self.tables.iter().filter(table).map(|t| format!("nftables table {t}"));
         devices.chain(routes).chain(rules).chain(tables).collect()

@@ -23,32 +23,32 @@ const METRIC_LAST: u32 = u32::MAX;
 #[derive(Debug, Error)]
 pub enum NetworkError {
     /// The kernel refused something over netlink.
-    #[error("network namespace {namespace}: {what}: {source}")]
+    #[error("network namespace {namespace}: {what}: {cause}")]
     Netlink {
         /// In which namespace.
         namespace: String,
         /// What was to be done.
         what: String,
         /// The kernel's answer.
-        source: Box<rtnetlink::Error>,
+        cause: Box<rtnetlink::Error>,
     },
     /// A system call failed.
-    #[error("network namespace {namespace}: {what}: {source}")]
+    #[error("network namespace {namespace}: {what}: {cause}")]
     System {
         /// In which namespace.
         namespace: String,
         /// What was to be done.
         what: &'static str,
         /// The kernel's answer.
-        source: io::Error,
+        cause: io::Error,
     },
     /// A packet filter could not be set or read.
-    #[error("network namespace {namespace}: nftables: {source}")]
+    #[error("network namespace {namespace}: nftables: {cause}")]
     Filter {
         /// In which namespace.
         namespace: String,
         /// The kernel's answer.
-        source: Box<daisy_nftables::Error>,
+        cause: Box<daisy_nftables::Error>,
     },
     /// There is no such thing in this lab.
     #[error("this lab has no {what} named {name:?}")]
@@ -75,7 +75,8 @@ pub(crate) fn mac_of(address: IpAddr) -> Mac {
     [0x02, 0xda, end[0], end[1], end[2], end[3]]
 }
 
-/// A pair of virtual Ethernet devices to be made: `name` here, `peer` there. Both are brought up.
+/// A pair of virtual Ethernet devices to be made: `name` here, brought up, and `peer` there, which the kernel
+/// does not bring up before both are.
 pub(crate) struct Pair<'a> {
     pub(crate) name: &'a str,
     pub(crate) mac: Mac,
@@ -117,11 +118,8 @@ impl Links {
             let _entered = runtime.enter();
             rtnetlink::new_connection()
         });
-        let (connection, handle, _) = opened.map_err(|source| NetworkError::System {
-            namespace: name.to_owned(),
-            what: "opening rtnetlink",
-            source,
-        })?;
+        let (connection, handle, _) =
+            opened.map_err(|cause| NetworkError::System { namespace: name.to_owned(), what: "opening rtnetlink", cause })?;
         Ok(Self { namespace: name.to_owned(), handle, connection: tokio::spawn(connection) })
     }
 
@@ -133,7 +131,7 @@ impl Links {
     /// Names the namespace and the deed in an error.
     pub(crate) fn error(&self, what: impl Into<String>) -> impl FnOnce(rtnetlink::Error) -> NetworkError {
         let (namespace, what) = (self.namespace.clone(), what.into());
-        move |source| NetworkError::Netlink { namespace, what, source: Box::new(source) }
+        move |cause| NetworkError::Netlink { namespace, what, cause: Box::new(cause) }
     }
 
     /// The index of the device of this name.
@@ -158,7 +156,6 @@ impl Links {
             .mtu(MTU)
             .address(pair.peer_mac.to_vec())
             .setns_by_fd(pair.peer_namespace.as_raw_fd())
-            .up()
             .build();
         let message = LinkVeth::new(pair.name, pair.peer)
             .set_info_data(InfoData::Veth(InfoVeth::Peer(peer)))

@@ -85,9 +85,7 @@ impl Networks {
 
     /// The namespace of this name.
     pub(crate) fn get(&self, name: &str) -> Result<&Netns, NetworkError> {
-        self.namespaces
-            .get(name)
-            .ok_or_else(|| NetworkError::Unknown { what: "network namespace", name: name.to_owned() })
+        self.namespaces.get(name).ok_or_else(|| NetworkError::Unknown { what: "network namespace", name: name.to_owned() })
     }
 
     /// Every namespace with its name.
@@ -142,10 +140,10 @@ fn create_all(plan: &Plan) -> Result<BTreeMap<String, Netns>, NetworkError> {
                 let parameters = parameters(plan, &name);
                 scope.spawn(move || {
                     let made = Netns::create_named(&name).and_then(|n| n.set_parameters(parameters).map(|()| n));
-                    made.map(|netns| (name.clone(), netns)).map_err(|source| NetworkError::System {
+                    made.map(|netns| (name.clone(), netns)).map_err(|cause| NetworkError::System {
                         namespace: name,
                         what: "making the network namespace",
-                        source,
+                        cause,
                     })
                 })
             })
@@ -207,6 +205,7 @@ impl Wiring<'_> {
         internet.address(port, middle, host_prefix(middle)).await?;
         internet.route(&Route::on_device(Cidr::host(address), port)).await?;
         let uplink = host.index(device.1).await?;
+        host.up(uplink).await?;
         host.address(uplink, address, host_prefix(address)).await?;
         host.route(&Route::default_via(middle, uplink)).await?;
         Ok(port)
@@ -229,7 +228,8 @@ impl Wiring<'_> {
         let control_plane = cluster.control_plane_namespace();
         let control_plane = self.host(cluster, switch, &control_plane, cluster.control_plane_address());
         let nodes = try_join_all(
-            (0..cluster.nodes).map(|n| async move { self.host(cluster, switch, &cluster.node_name(n), cluster.node_address(n)).await }),
+            (0..cluster.nodes)
+                .map(|n| async move { self.host(cluster, switch, &cluster.node_name(n), cluster.node_address(n)).await }),
         );
         try_join(control_plane, nodes).await?;
         Ok(())
@@ -251,6 +251,7 @@ impl Wiring<'_> {
         router.attach(port, switch).await?;
         let host = self.links(name)?;
         let uplink = host.index(UPLINK).await?;
+        host.up(uplink).await?;
         host.address(uplink, address, cluster.node_network().prefix()).await?;
         host.route(&Route::default_via(cluster.router_address(), uplink)).await?;
         for other in (0..cluster.nodes).filter(|n| cluster.node_address(*n) != address) {
