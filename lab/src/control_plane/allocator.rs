@@ -31,7 +31,9 @@ pub(crate) enum AllocationError {
         owner: String,
     },
     /// No ServiceCIDR holds it.
-    #[error("failed to allocate IP {address}: the provided network does not match the current range; the valid ranges are {ranges}")]
+    #[error(
+        "failed to allocate IP {address}: the provided network does not match the current range; the valid ranges are {ranges}"
+    )]
     OutOfRange {
         /// The address.
         address: IpAddr,
@@ -86,7 +88,11 @@ pub(crate) struct Allocator<'a> {
 impl<'a> Allocator<'a> {
     /// `ranges` are those of all ServiceCIDR objects, by name; `holds` says whether the stored Service `NAMESPACE/NAME` has the
     /// address.
-    pub(crate) fn new(ranges: BTreeMap<String, Vec<Cidr>>, holders: &'a mut Holders, holds: &'a dyn Fn(&str, IpAddr) -> bool) -> Self {
+    pub(crate) fn new(
+        ranges: BTreeMap<String, Vec<Cidr>>,
+        holders: &'a mut Holders,
+        holds: &'a dyn Fn(&str, IpAddr) -> bool,
+    ) -> Self {
         Self { ranges, holders, holds }
     }
 

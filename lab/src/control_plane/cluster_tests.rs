@@ -152,7 +152,9 @@ where
         }
         None
     };
-    tokio::time::timeout(PATIENCE, wait).await.unwrap_or_else(|_| panic!("{name} did not become what it should within {PATIENCE:?}"))
+    tokio::time::timeout(PATIENCE, wait)
+        .await
+        .unwrap_or_else(|_| panic!("{name} did not become what it should within {PATIENCE:?}"))
 }
 
 fn deployment(name: &str, replicas: u32, image: &str) -> Deployment {
@@ -190,7 +192,9 @@ async fn until_endpoints(cluster: &Cluster, namespace: &str, service: &str, coun
             }
         }
     };
-    tokio::time::timeout(PATIENCE, wait).await.unwrap_or_else(|_| panic!("{service} has not {count} endpoints after {PATIENCE:?}"));
+    tokio::time::timeout(PATIENCE, wait)
+        .await
+        .unwrap_or_else(|_| panic!("{service} has not {count} endpoints after {PATIENCE:?}"));
     started.elapsed()
 }
 
@@ -218,7 +222,10 @@ async fn a_cluster_has_what_every_cluster_has() {
     let own = cluster.api::<Service>("default").get("kubernetes").await.expect("the API server's Service");
     assert_eq!(own.spec.and_then(|s| s.cluster_ip).as_deref(), Some("10.110.0.1"));
     let cidrs: Api<ServiceCIDR> = Api::all(cluster.client.clone());
-    until(&cidrs, "kubernetes", |c| c.and_then(|c| c.status.as_ref()).and_then(|s| s.conditions.as_ref()).is_some_and(|c| c[0].status == "True")).await;
+    until(&cidrs, "kubernetes", |c| {
+        c.and_then(|c| c.status.as_ref()).and_then(|s| s.conditions.as_ref()).is_some_and(|c| c[0].status == "True")
+    })
+    .await;
     let config = cluster.api::<ConfigMap>("kube-system").get("kubeadm-config").await.expect("kubeadm's");
     let text = &config.data.expect("data")["ClusterConfiguration"];
     assert!(text.contains("podSubnet: 10.10.0.0/16") && text.contains("serviceSubnet: 10.110.0.0/16"), "{text}");
@@ -229,7 +236,10 @@ async fn a_cluster_has_what_every_cluster_has() {
     let namespaces: Api<Namespace> = Api::all(again.client.clone());
     assert_eq!(namespaces.get("kube-system").await.expect("there").metadata.uid, uid);
     // And an address that was given out before is not given to another.
-    let taken = again.api::<Service>("default").create(&PostParams::default(), &service("other", json!({ "clusterIP": "10.110.0.1", "ports": [{ "port": 1 }] }))).await;
+    let taken = again
+        .api::<Service>("default")
+        .create(&PostParams::default(), &service("other", json!({ "clusterIP": "10.110.0.1", "ports": [{ "port": 1 }] })))
+        .await;
     assert!(matches!(taken, Err(kube::Error::Api(status)) if status.code == 422));
     again.stop().await;
 }
@@ -271,13 +281,22 @@ async fn a_deployment_runs_rolls_and_goes() {
     let changed = deployments.patch("web", &PatchParams::default(), &Patch::Merge(image)).await.expect("patched");
     assert_eq!(changed.metadata.generation, Some(2));
     let rolled = |d: &Deployment| {
-        d.status.as_ref().is_some_and(|s| s.observed_generation == Some(2) && s.updated_replicas == Some(4) && s.replicas == Some(4) && s.available_replicas == Some(4))
+        d.status.as_ref().is_some_and(|s| {
+            s.observed_generation == Some(2)
+                && s.updated_replicas == Some(4)
+                && s.replicas == Some(4)
+                && s.available_replicas == Some(4)
+        })
     };
     until(&deployments, "web", |d| d.is_some_and(rolled)).await;
     if kubectl(&cluster.kubeconfig(), "rollout status deployment/web -n shop --timeout=10s").is_some() {
-        let table = kubectl(&cluster.kubeconfig(), "get deployments,pods,services,endpointslices -n shop -o wide").expect("just there");
+        let table =
+            kubectl(&cluster.kubeconfig(), "get deployments,pods,services,endpointslices -n shop -o wide").expect("just there");
         eprintln!("{table}");
-        assert!(table.contains("4/4") && table.contains("1/1") && table.contains("Running") && table.contains("80/TCP"), "{table}");
+        assert!(
+            table.contains("4/4") && table.contains("1/1") && table.contains("Running") && table.contains("80/TCP"),
+            "{table}"
+        );
         kubectl(&cluster.kubeconfig(), "wait --for=condition=Available deployment/web -n shop --timeout=10s");
         kubectl(&cluster.kubeconfig(), "delete pod -n shop --wait=true --timeout=10s -l app=web");
         eprintln!("{}", kubectl(&cluster.kubeconfig(), "get all -A").expect("just there"));
@@ -315,7 +334,12 @@ async fn a_daemon_set_follows_labels() {
     let sets: Api<DaemonSet> = cluster.api("kube-system");
     sets.create(&PostParams::default(), &set).await.expect("created");
     let nodes: Api<Node> = Api::all(cluster.client.clone());
-    let count = |n: i32| move |d: Option<&DaemonSet>| d.and_then(|d| d.status.as_ref()).is_some_and(|s| s.number_ready == n && s.desired_number_scheduled == n && s.observed_generation == Some(1));
+    let count = |n: i32| {
+        move |d: Option<&DaemonSet>| {
+            d.and_then(|d| d.status.as_ref())
+                .is_some_and(|s| s.number_ready == n && s.desired_number_scheduled == n && s.observed_generation == Some(1))
+        }
+    };
     until(&sets, "gateway", count(0)).await;
     let started = Instant::now();
     let label = json!({ "metadata": { "labels": { "gateway": "true" } } });
@@ -351,7 +375,9 @@ async fn services_get_addresses_and_what_cannot_be_is_named() {
     assert!(status == 422 && message.contains("10.110.0.0/16"), "{message}");
     // A range of one's own makes it possible.
     let cidrs: Api<ServiceCIDR> = Api::all(cluster.client.clone());
-    let more: ServiceCIDR = serde_json::from_value(json!({ "metadata": { "name": "daisy" }, "spec": { "cidrs": ["100.96.0.0/14"] } })).expect("a ServiceCIDR");
+    let more: ServiceCIDR =
+        serde_json::from_value(json!({ "metadata": { "name": "daisy" }, "spec": { "cidrs": ["100.96.0.0/14"] } }))
+            .expect("a ServiceCIDR");
     cidrs.create(&PostParams::default(), &more).await.expect("created");
     create("b", json!({ "ports": ports, "clusterIP": "100.96.0.1" })).await.expect("in range now");
     assert_eq!(code(create("1st", json!({ "ports": ports })).await).0, 422);

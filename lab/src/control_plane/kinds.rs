@@ -15,9 +15,9 @@ pub(super) fn all() -> Vec<ResourceDefinition> {
             .with_status()
             .short_names(&["po"])
             .categories(&["all"])
-            .column(Column::with("Ready", "string", |o| containers_ready(o)))
+            .column(Column::with("Ready", "string", containers_ready))
             .column(Column::with("Status", "string", |o| json!(pod_status(o))))
-            .column(Column::with("Restarts", "integer", |o| restarts(o)))
+            .column(Column::with("Restarts", "integer", restarts))
             .column(Column::with("IP", "string", |o| text(&o["status"]["podIP"])).wide())
             .column(Column::with("Node", "string", |o| text(&o["spec"]["nodeName"])).wide()),
         ResourceDefinition::of::<Service>()
@@ -28,7 +28,7 @@ pub(super) fn all() -> Vec<ResourceDefinition> {
             .column(Column::with("Type", "string", |o| text(&o["spec"]["type"])))
             .column(Column::with("Cluster-IP", "string", |o| text(&o["spec"]["clusterIP"])))
             .column(Column::with("External-IP", "string", external_ip))
-            .column(Column::with("Port(s)", "string", |o| service_ports(o)))
+            .column(Column::with("Port(s)", "string", service_ports))
             .column(Column::with("Selector", "string", |o| labels(&o["spec"]["selector"])).wide()),
         ResourceDefinition::of::<Node>()
             .with_status()
@@ -63,7 +63,9 @@ pub(super) fn all() -> Vec<ResourceDefinition> {
             .column(Column::with("Available", "integer", |o| json!(number(&o["status"]["numberAvailable"]))))
             .column(Column::with("Node Selector", "string", |o| labels(&o["spec"]["template"]["spec"]["nodeSelector"])))
             .column(Column::with("Images", "string", images).wide()),
-        ResourceDefinition::of::<ServiceCIDR>().with_status().column(Column::with("CIDRs", "string", |o| joined(&o["spec"]["cidrs"]))),
+        ResourceDefinition::of::<ServiceCIDR>()
+            .with_status()
+            .column(Column::with("CIDRs", "string", |o| joined(&o["spec"]["cidrs"]))),
     ]);
     all
 }
@@ -156,7 +158,8 @@ fn node_status(node: &Value) -> Value {
 
 fn node_roles(node: &Value) -> Value {
     let names = node["metadata"]["labels"].as_object().into_iter().flatten();
-    let roles: Vec<&str> = names.filter_map(|(k, _)| k.strip_prefix("node-role.kubernetes.io/")).filter(|r| !r.is_empty()).collect();
+    let roles: Vec<&str> =
+        names.filter_map(|(k, _)| k.strip_prefix("node-role.kubernetes.io/")).filter(|r| !r.is_empty()).collect();
     if roles.is_empty() { none() } else { json!(roles.join(",")) }
 }
 
@@ -165,7 +168,8 @@ fn internal_ip(node: &Value) -> Value {
 }
 
 fn images(workload: &Value) -> Value {
-    let images: Vec<&str> = list(&workload["spec"]["template"]["spec"]["containers"]).filter_map(|c| c["image"].as_str()).collect();
+    let images: Vec<&str> =
+        list(&workload["spec"]["template"]["spec"]["containers"]).filter_map(|c| c["image"].as_str()).collect();
     json!(images.join(","))
 }
 

@@ -66,15 +66,23 @@ pub async fn run(options: Options, ready: Ready) -> anyhow::Result<()> {
     run_until(options, || ready.signal(), shutdown).await
 }
 
-async fn run_until(options: Options, on_ready: impl FnOnce(), shutdown: impl Future<Output = ()> + Send + 'static) -> anyhow::Result<()> {
+async fn run_until(
+    options: Options,
+    on_ready: impl FnOnce(),
+    shutdown: impl Future<Output = ()> + Send + 'static,
+) -> anyhow::Result<()> {
     let listeners = Server::bind(&[options.listen.to_string()])?;
     // A test's port 0 is settled here.
     let listen = listeners.first().and_then(|l| l.local_addr().ok()).unwrap_or(options.listen);
     let options = Options { listen, ..options };
     let settings = server_options(&options)?;
-    let server = tokio::task::spawn_blocking(move || Server::open(settings)).await.context("the API server ended while it started")??;
+    let server = tokio::task::spawn_blocking(move || Server::open(settings))
+        .await
+        .context("the API server ended while it started")??;
     let ca = server.ca_pem().to_owned();
-    seed::seed(&server.handle(), &options, &ca).await.with_context(|| format!("cannot set up the cluster {}", options.cluster))?;
+    seed::seed(&server.handle(), &options, &ca)
+        .await
+        .with_context(|| format!("cannot set up the cluster {}", options.cluster))?;
     let url = format!("https://{listen}");
     let kubeconfig = server.admin_kubeconfig(&url, &options.cluster);
     server.write_admin_kubeconfig(&options.data.join(ADMIN_KUBECONFIG), &url, &options.cluster)?;
@@ -95,9 +103,16 @@ fn server_options(options: &Options) -> anyhow::Result<daisy_api_server::Options
     settings.hooks = Arc::new(ClusterHooks::default());
     settings.namespaces = seed::NAMESPACES.map(str::to_owned).into();
     settings.sans.push(options.listen.ip().to_string());
-    let service = options.service_cidrs.first().and_then(|c| c.nth(1)).context("a cluster needs a service CIDR with at least two addresses")?;
+    let service = options
+        .service_cidrs
+        .first()
+        .and_then(|c| c.nth(1))
+        .context("a cluster needs a service CIDR with at least two addresses")?;
     settings.sans.push(service.to_string());
-    settings.sans.extend(["kubernetes", "kubernetes.default", "kubernetes.default.svc", "kubernetes.default.svc.cluster.local"].map(str::to_owned));
+    settings.sans.extend(
+        ["kubernetes", "kubernetes.default", "kubernetes.default.svc", "kubernetes.default.svc.cluster.local"]
+            .map(str::to_owned),
+    );
     Ok(settings)
 }
 

@@ -66,7 +66,8 @@ fn kubeadm_config(options: &Options) -> anyhow::Result<Value> {
 /// The Service by which Pods reach the API server: the first address of the range, with the listener behind it.
 async fn own_service(handle: &Handle, options: &Options) -> anyhow::Result<()> {
     let first = options.service_cidrs.first().context("a cluster needs a service CIDR")?;
-    let address = first.nth(1).with_context(|| format!("the service CIDR {first} has no address for the Service default/kubernetes"))?;
+    let address =
+        first.nth(1).with_context(|| format!("the service CIDR {first} has no address for the Service default/kubernetes"))?;
     let labels = json!({ "component": "apiserver", "provider": "kubernetes" });
     let port = options.listen.port();
     let mut service = object("v1", "Service", "kubernetes");

@@ -3,8 +3,8 @@
 use std::fmt::Debug;
 
 use futures::{Stream, StreamExt};
-use kube::runtime::{WatchStreamExt, watcher};
 use kube::core::DeserializeGuard;
+use kube::runtime::{WatchStreamExt, watcher};
 use kube::{Api, Resource};
 use serde::de::DeserializeOwned;
 

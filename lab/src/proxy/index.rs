@@ -171,7 +171,8 @@ impl Index {
     }
 
     fn backends(&self, key: &ServiceKey, facts: &Facts) -> BTreeMap<Frontend, Backends> {
-        let slices: Vec<&SliceFacts> = self.slices_of.get(key).into_iter().flatten().filter_map(|n| self.slices.get(n)).collect();
+        let slices: Vec<&SliceFacts> =
+            self.slices_of.get(key).into_iter().flatten().filter_map(|n| self.slices.get(n)).collect();
         let mut all = BTreeMap::new();
         for (frontend, name) in &facts.frontends {
             let (mut ready, mut draining) = (BTreeSet::new(), BTreeSet::new());
@@ -229,10 +230,13 @@ impl Facts {
         }
         let several = spec.cluster_ips.as_deref().unwrap_or_default();
         let one = spec.cluster_ip.as_slice();
-        let addresses: Vec<IpAddr> = if several.is_empty() { one } else { several }.iter().filter_map(|ip| ip.parse().ok()).collect();
+        let addresses: Vec<IpAddr> =
+            if several.is_empty() { one } else { several }.iter().filter_map(|ip| ip.parse().ok()).collect();
         let mut frontends = Vec::new();
         for port in spec.ports.iter().flatten() {
-            let (Some(protocol), Ok(number)) = (protocol_number(port.protocol.as_deref()), u16::try_from(port.port)) else { continue };
+            let (Some(protocol), Ok(number)) = (protocol_number(port.protocol.as_deref()), u16::try_from(port.port)) else {
+                continue;
+            };
             for address in &addresses {
                 let frontend = Frontend { address: *address, protocol, port: number };
                 frontends.push((frontend, port.name.clone().unwrap_or_default()));

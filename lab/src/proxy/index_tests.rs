@@ -9,11 +9,15 @@ fn service(name: &str, spec: Value) -> Service {
 
 fn slice(name: &str, of: &str, ports: Value, endpoints: Value) -> EndpointSlice {
     let metadata = json!({ "name": name, "namespace": "shop", "labels": { "kubernetes.io/service-name": of } });
-    serde_json::from_value(json!({ "metadata": metadata, "addressType": "IPv4", "ports": ports, "endpoints": endpoints })).expect("a slice")
+    serde_json::from_value(json!({ "metadata": metadata, "addressType": "IPv4", "ports": ports, "endpoints": endpoints }))
+        .expect("a slice")
 }
 
 fn web() -> Service {
-    service("web", json!({ "clusterIP": "10.96.0.9", "clusterIPs": ["10.96.0.9"], "ports": [{ "name": "http", "port": 80, "protocol": "TCP" }] }))
+    service(
+        "web",
+        json!({ "clusterIP": "10.96.0.9", "clusterIPs": ["10.96.0.9"], "ports": [{ "name": "http", "port": 80, "protocol": "TCP" }] }),
+    )
 }
 
 fn endpoint(address: &str, ready: bool) -> Value {
@@ -34,9 +38,19 @@ fn ports_match_by_name_whoever_wrote_the_slice() {
     let mut index = Index::new("n1".to_owned());
     index.handle_services(Change::Set(web()));
     assert_eq!(index.poll_changes().len(), 1, "with nobody there, clients are refused");
-    index.handle_slices(Change::Set(slice("a", "web", http(8080), json!([endpoint("10.10.0.1", true), endpoint("10.10.0.2", false)]))));
+    index.handle_slices(Change::Set(slice(
+        "a",
+        "web",
+        http(8080),
+        json!([endpoint("10.10.0.1", true), endpoint("10.10.0.2", false)]),
+    )));
     assert_eq!(targets(&index.poll_changes()), ["10.10.0.1:8080"]);
-    index.handle_slices(Change::Set(slice("b", "web", json!([{ "name": "other", "port": 1 }]), json!([endpoint("10.10.0.3", true)]))));
+    index.handle_slices(Change::Set(slice(
+        "b",
+        "web",
+        json!([{ "name": "other", "port": 1 }]),
+        json!([endpoint("10.10.0.3", true)]),
+    )));
     assert!(index.poll_changes().is_empty());
     index.handle_slices(Change::Set(slice("c", "web", http(9090), json!([endpoint("10.20.0.1", true)]))));
     assert_eq!(targets(&index.poll_changes()), ["10.10.0.1:8080", "10.20.0.1:9090"]);
@@ -52,7 +66,8 @@ fn what_says_nothing_is_ready_and_who_drains_is_better_than_nobody() {
     index.handle_services(Change::List(vec![web()]));
     index.handle_slices(Change::List(vec![slice("a", "web", http(80), json!([{ "addresses": ["10.10.0.1"] }]))]));
     assert_eq!(targets(&index.poll_changes()), ["10.10.0.1:80"]);
-    let draining = json!({ "addresses": ["10.10.0.2"], "conditions": { "ready": false, "serving": true, "terminating": true } });
+    let draining =
+        json!({ "addresses": ["10.10.0.2"], "conditions": { "ready": false, "serving": true, "terminating": true } });
     index.handle_slices(Change::Set(slice("a", "web", http(80), json!([draining.clone(), endpoint("10.10.0.1", true)]))));
     assert!(index.poll_changes().is_empty());
     index.handle_slices(Change::Set(slice("a", "web", http(80), json!([draining]))));
@@ -75,7 +90,10 @@ fn only_this_nodes_endpoints_where_the_policy_says_so() {
 #[test]
 fn services_without_an_address_are_nothing() {
     let mut index = Index::new("n1".to_owned());
-    index.handle_services(Change::Set(service("a", json!({ "clusterIP": "None", "clusterIPs": ["None"], "ports": [{ "port": 80 }] }))));
+    index.handle_services(Change::Set(service(
+        "a",
+        json!({ "clusterIP": "None", "clusterIPs": ["None"], "ports": [{ "port": 80 }] }),
+    )));
     index.handle_services(Change::Set(service("b", json!({ "type": "ExternalName", "externalName": "example.com" }))));
     assert!(index.poll_changes().is_empty());
 }

@@ -18,8 +18,8 @@ use std::path::PathBuf;
 use anyhow::Context;
 use daisy_api::Cidr;
 use daisy_nftables::{Batch, Socket};
-use futures::stream::{Stream, StreamExt, select};
 use futures::FutureExt;
+use futures::stream::{Stream, StreamExt, select};
 use k8s_openapi::api::core::v1::Service;
 use k8s_openapi::api::discovery::v1::EndpointSlice;
 use kube::runtime::watcher;
@@ -53,7 +53,8 @@ pub struct Options {
 /// A kubeconfig that cannot be used, or nftables that cannot be programmed at all.
 pub async fn run(options: Options, ready: Ready) -> anyhow::Result<()> {
     let path = options.kubeconfig.display().to_string();
-    let kubeconfig = kube::config::Kubeconfig::read_from(&options.kubeconfig).with_context(|| format!("cannot read the kubeconfig {path}"))?;
+    let kubeconfig = kube::config::Kubeconfig::read_from(&options.kubeconfig)
+        .with_context(|| format!("cannot read the kubeconfig {path}"))?;
     let context = kube::config::KubeConfigOptions::default();
     let config = kube::Config::from_custom_kubeconfig(kubeconfig, &context).await;
     let client = kube::Client::try_from(config.with_context(|| format!("cannot use the kubeconfig {path}"))?)?;
@@ -62,8 +63,8 @@ pub async fn run(options: Options, ready: Ready) -> anyhow::Result<()> {
 }
 
 enum Seen {
-    Services(Change<Service>),
-    Slices(Change<EndpointSlice>),
+    Services(Box<Change<Service>>),
+    Slices(Box<Change<EndpointSlice>>),
 }
 
 /// The same with a client and a socket that are there already. Ends when the watches do, which they do not by themselves.
@@ -71,8 +72,8 @@ enum Seen {
 /// # Errors
 /// The kernel refuses even a table made anew.
 async fn serve(client: kube::Client, mut socket: Socket, options: &Options, on_ready: impl FnOnce()) -> anyhow::Result<()> {
-    let services = changes::<Service>(client.clone(), watcher::Config::default()).map(Seen::Services);
-    let slices = changes::<EndpointSlice>(client, watcher::Config::default()).map(Seen::Slices);
+    let services = changes::<Service>(client.clone(), watcher::Config::default()).map(|c| Seen::Services(Box::new(c)));
+    let slices = changes::<EndpointSlice>(client, watcher::Config::default()).map(|c| Seen::Slices(Box::new(c)));
     let mut seen = std::pin::pin!(select(services, slices));
     let mut index = Index::new(options.node.clone());
     let mut rules = Rules::new(options.pod_cidrs.clone());
@@ -83,11 +84,11 @@ async fn serve(client: kube::Client, mut socket: Socket, options: &Options, on_r
             match next {
                 Seen::Services(change) => {
                     missing.0 &= !change.is_list();
-                    index.handle_services(change);
+                    index.handle_services(*change);
                 }
                 Seen::Slices(change) => {
                     missing.1 &= !change.is_list();
-                    index.handle_slices(change);
+                    index.handle_slices(*change);
                 }
             }
         }

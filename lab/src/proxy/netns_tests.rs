@@ -207,7 +207,11 @@ fn connections_reach_backends_and_refusals_are_quick() {
     let own = ask(&node.node, "10.96.0.9:80").expect("the node itself");
     assert_eq!(own, "10.20.0.2 10.20.0.1", "who is no Pod is masqueraded");
     assert_eq!(ask(&node.outside, "10.96.0.9:80").as_deref(), Ok("10.20.0.2 10.20.0.1"), "from outside too");
-    assert_eq!(ask(&node.web, "10.96.0.9:80").as_deref(), Ok("10.20.0.2 10.20.0.1"), "a Pod reaches itself through its Service");
+    assert_eq!(
+        ask(&node.web, "10.96.0.9:80").as_deref(),
+        Ok("10.20.0.2 10.20.0.1"),
+        "a Pod reaches itself through its Service"
+    );
     // Another port of the same address is nobody's: not ours to answer.
     node.program(("10.96.0.9", UDP, 53), Some((&["10.20.0.2:8080"], false)));
     assert_eq!(ask_udp(&node.client, "10.96.0.9:53").as_deref(), Ok("10.20.0.2 10.10.0.2"));
@@ -230,7 +234,8 @@ fn connections_reach_backends_and_refusals_are_quick() {
         let mut socket = Socket::open().expect("a socket");
         let table = daisy_nftables::Table::inet(TABLE);
         let sets = socket.sets(&table).expect("listed");
-        let elements = sets.iter().filter(|s| !s.name.starts_with("pods")).map(|s| socket.elements(&table, s).expect("listed").len());
+        let elements =
+            sets.iter().filter(|s| !s.name.starts_with("pods")).map(|s| socket.elements(&table, s).expect("listed").len());
         let elements: usize = elements.collect::<Vec<_>>().into_iter().sum();
         let chains = socket.chains(&table).expect("listed").into_iter().filter(|c| c.name.starts_with("svc-")).count();
         (elements, chains)

@@ -12,8 +12,8 @@ use std::net::IpAddr;
 
 use daisy_api::Cidr;
 use daisy_nftables::{
-    Batch, Chain, ChainType, Element, Hook, IpFamily, KeyType, Reject, Rule, Selector, Set, Spread, Table, Verdict, ct_state, ct_status,
-    priority,
+    Batch, Chain, ChainType, Element, Hook, IpFamily, KeyType, Reject, Rule, Selector, Set, Spread, Table, Verdict, ct_state,
+    ct_status, priority,
 };
 
 use super::index::{Backends, Frontend};
@@ -121,9 +121,11 @@ impl Rules {
         for family in families {
             batch.add_rule(table, SERVICES, &Rule::new().verdict_map(&key(family), &self.sets(family).services.name));
         }
-        batch
-            .add_rule(table, REFUSE, &Rule::new().reject(Reject::TcpReset))
-            .add_rule(table, REFUSE, &Rule::new().reject(Reject::PortUnreachable));
+        batch.add_rule(table, REFUSE, &Rule::new().reject(Reject::TcpReset)).add_rule(
+            table,
+            REFUSE,
+            &Rule::new().reject(Reject::PortUnreachable),
+        );
         for (name, hook) in [("prerouting", Hook::Prerouting), ("output", Hook::Output)] {
             batch.add_chain(table, &Chain::base(name, ChainType::Nat, hook, priority::DSTNAT));
             batch.add_rule(table, name, &Rule::new().jump(SERVICES));
@@ -136,7 +138,8 @@ impl Rules {
             let back = Rule::new().ct_status(ct_status::DNAT).in_set(&pair, &self.sets(family).hairpin.name).masquerade();
             batch.add_rule(table, "postrouting", &back.comment("back to its own sender"));
         }
-        for (name, hook) in [("filter-input", Hook::Input), ("filter-forward", Hook::Forward), ("filter-output", Hook::Output)] {
+        for (name, hook) in [("filter-input", Hook::Input), ("filter-forward", Hook::Forward), ("filter-output", Hook::Output)]
+        {
             batch.add_chain(table, &Chain::base(name, ChainType::Filter, hook, priority::FILTER));
             for family in families {
                 let closed = Rule::new().ct_state(ct_state::NEW).in_set(&key(family), &self.sets(family).closed.name);
@@ -188,7 +191,8 @@ impl Rules {
     }
 
     fn change_hairpins(&mut self, batch: &mut Batch, old: Option<&Backends>, new: Option<&Backends>) {
-        let addresses = |b: Option<&Backends>| b.map(|b| b.targets.iter().map(|(a, _)| *a).collect::<Vec<_>>()).unwrap_or_default();
+        let addresses =
+            |b: Option<&Backends>| b.map(|b| b.targets.iter().map(|(a, _)| *a).collect::<Vec<_>>()).unwrap_or_default();
         // First those that come, so that one who stays does not leave in between.
         for address in addresses(new) {
             let count = self.hairpins.entry(address).or_default();
@@ -202,7 +206,11 @@ impl Rules {
             *count -= 1;
             if *count == 0 {
                 self.hairpins.remove(&address);
-                batch.delete_elements(&self.table, &self.sets(IpFamily::of(address)).hairpin, [Element::new((address, address))]);
+                batch.delete_elements(
+                    &self.table,
+                    &self.sets(IpFamily::of(address)).hairpin,
+                    [Element::new((address, address))],
+                );
             }
         }
     }

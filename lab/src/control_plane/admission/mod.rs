@@ -52,7 +52,9 @@ impl Hooks for ClusterHooks {
             ("apps", "deployments") => typed(request, object, workload::admit_deployment).map(drop),
             ("apps", "daemonsets") => typed(request, object, workload::admit_daemon_set).map(drop),
             ("discovery.k8s.io", "endpointslices") => typed(request, object, network::admit_slice).map(drop),
-            ("networking.k8s.io", "servicecidrs") => typed(request, object, |o, old| network::admit_service_cidr(o, old)).map(drop),
+            ("networking.k8s.io", "servicecidrs") => {
+                typed(request, object, |o, old| network::admit_service_cidr(o, old)).map(drop)
+            }
             _ => Ok(()),
         }
     }
@@ -127,13 +129,15 @@ where
     K: DeserializeOwned + Serialize + k8s_openapi::Resource,
 {
     let parse = |value: &Value| serde_json::from_value::<K>(value.clone());
-    let mut new = parse(object).map_err(|e| Refusal::bad_request(format!("{} {:?} does not parse: {e}", K::KIND, request.name)))?;
+    let mut new =
+        parse(object).map_err(|e| Refusal::bad_request(format!("{} {:?} does not parse: {e}", K::KIND, request.name)))?;
     let old = request.old_object.and_then(|o| parse(o).ok());
     admit(&mut new, old.as_ref()).map_err(|Invalid(errors)| {
         let causes = errors.into_iter().map(|e| Cause::new(e.reason, e.field, e.message)).collect();
         Refusal::invalid(K::GROUP, K::KIND, request.name, causes)
     })?;
-    *object = serde_json::to_value(&new).map_err(|e| Refusal::bad_request(format!("{} {:?} cannot be written: {e}", K::KIND, request.name)))?;
+    *object = serde_json::to_value(&new)
+        .map_err(|e| Refusal::bad_request(format!("{} {:?} cannot be written: {e}", K::KIND, request.name)))?;
     Ok(new)
 }
 

@@ -24,7 +24,9 @@ pub(crate) fn admit_slice(slice: &mut EndpointSlice, old: Option<&EndpointSlice>
     if old.is_some_and(|o| o.address_type != kind) {
         errors.push(FieldError::invalid("addressType", kind, "field is immutable"));
     }
-    for (what, length, most) in [("endpoints", slice.endpoints.len(), ENDPOINTS_MAX), ("ports", slice.ports.as_ref().map_or(0, Vec::len), PORTS_MAX)] {
+    for (what, length, most) in
+        [("endpoints", slice.endpoints.len(), ENDPOINTS_MAX), ("ports", slice.ports.as_ref().map_or(0, Vec::len), PORTS_MAX)]
+    {
         if length > most {
             let message = format!("Too many: {length}: must have at most {most} items");
             errors.push(FieldError { field: what.to_owned(), reason: "FieldValueTooMany", message });
@@ -37,7 +39,11 @@ pub(crate) fn admit_slice(slice: &mut EndpointSlice, old: Option<&EndpointSlice>
             errors.push(FieldError::unsupported(format!("ports[{index}].protocol"), protocol, &["SCTP", "TCP", "UDP"]));
         }
         if port.port.is_some_and(|n| !(1..=65_535).contains(&n)) {
-            errors.push(FieldError::invalid(format!("ports[{index}].port"), port.port, "must be between 1 and 65535, inclusive"));
+            errors.push(FieldError::invalid(
+                format!("ports[{index}].port"),
+                port.port,
+                "must be between 1 and 65535, inclusive",
+            ));
         }
     }
     for (index, endpoint) in slice.endpoints.iter().enumerate() {
@@ -72,13 +78,17 @@ pub(crate) fn admit_service_cidr(object: &ServiceCIDR, old: Option<&ServiceCIDR>
         match text.parse::<Cidr>() {
             Err(error) => return Err(FieldError::invalid(format!("spec.cidrs[{index}]"), text, error).into()),
             Ok(cidr) if families.contains(&cidr.is_ipv6()) => {
-                return Err(FieldError::invalid("spec.cidrs", &cidrs, "may specify no more than one range of each family").into());
+                return Err(
+                    FieldError::invalid("spec.cidrs", &cidrs, "may specify no more than one range of each family").into()
+                );
             }
             Ok(cidr) => families.push(cidr.is_ipv6()),
         }
     }
     if old.is_some_and(|o| !cidrs.starts_with(&texts(o))) {
-        return Err(FieldError::invalid("spec.cidrs", &cidrs, "field is immutable, but that a second family may be added").into());
+        return Err(
+            FieldError::invalid("spec.cidrs", &cidrs, "field is immutable, but that a second family may be added").into()
+        );
     }
     Ok(())
 }
@@ -100,11 +110,15 @@ mod tests {
 
     #[test]
     fn a_slices_addresses_are_of_its_type() {
-        let mut good = slice(json!({ "metadata": {}, "addressType": "IPv4", "endpoints": [{ "addresses": ["10.0.0.1"] }], "ports": [{ "port": 80 }] }));
+        let mut good = slice(
+            json!({ "metadata": {}, "addressType": "IPv4", "endpoints": [{ "addresses": ["10.0.0.1"] }], "ports": [{ "port": 80 }] }),
+        );
         admit_slice(&mut good, None).expect("admitted");
         let port = &good.ports.as_ref().expect("ports")[0];
         assert_eq!((port.name.as_deref(), port.protocol.as_deref()), (Some(""), Some("TCP")));
-        for (kind, address) in [("IPv4", "fd00::1"), ("IPv6", "10.0.0.1"), ("IPv4", "127.0.0.1"), ("IPv4", "x"), ("IP", "10.0.0.1")] {
+        for (kind, address) in
+            [("IPv4", "fd00::1"), ("IPv6", "10.0.0.1"), ("IPv4", "127.0.0.1"), ("IPv4", "x"), ("IP", "10.0.0.1")]
+        {
             let mut bad = slice(json!({ "metadata": {}, "addressType": kind, "endpoints": [{ "addresses": [address] }] }));
             assert!(admit_slice(&mut bad, None).is_err(), "{kind} {address}");
         }
@@ -114,7 +128,9 @@ mod tests {
 
     #[test]
     fn a_servicecidr_has_a_range_of_each_family_at_most() {
-        let cidr = |cidrs: &[&str]| -> ServiceCIDR { serde_json::from_value(json!({ "metadata": {}, "spec": { "cidrs": cidrs } })).expect("a ServiceCIDR") };
+        let cidr = |cidrs: &[&str]| -> ServiceCIDR {
+            serde_json::from_value(json!({ "metadata": {}, "spec": { "cidrs": cidrs } })).expect("a ServiceCIDR")
+        };
         let one = cidr(&["10.96.0.0/16"]);
         admit_service_cidr(&one, None).expect("one");
         admit_service_cidr(&cidr(&["10.96.0.0/16", "fd00::/112"]), Some(&one)).expect("one more family");

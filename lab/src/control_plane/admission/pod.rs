@@ -25,7 +25,11 @@ pub(crate) fn admit(pod: &mut Pod, old: Option<&Pod>) -> Result<(), Invalid> {
     if old.is_none() {
         tolerate(spec, "node.kubernetes.io/not-ready");
         tolerate(spec, "node.kubernetes.io/unreachable");
-        pod.status = Some(PodStatus { phase: Some("Pending".to_owned()), qos_class: Some("BestEffort".to_owned()), ..PodStatus::default() });
+        pod.status = Some(PodStatus {
+            phase: Some("Pending".to_owned()),
+            qos_class: Some("BestEffort".to_owned()),
+            ..PodStatus::default()
+        });
     }
     let mut errors = check(spec, "spec");
     if let Some(old) = old.and_then(|o| o.spec.as_ref()) {
@@ -41,7 +45,9 @@ pub(crate) fn admit(pod: &mut Pod, old: Option<&Pod>) -> Result<(), Invalid> {
 
 fn tolerate(spec: &mut PodSpec, key: &str) {
     let tolerations = spec.tolerations.get_or_insert_default();
-    let covers = |t: &Toleration| t.key.as_deref().unwrap_or(key) == key && t.effect.as_deref().is_none_or(|e| e.is_empty() || e == "NoExecute");
+    let covers = |t: &Toleration| {
+        t.key.as_deref().unwrap_or(key) == key && t.effect.as_deref().is_none_or(|e| e.is_empty() || e == "NoExecute")
+    };
     if !tolerations.iter().any(covers) {
         tolerations.push(Toleration {
             key: Some(key.to_owned()),
@@ -187,7 +193,11 @@ fn check_change(spec: &PodSpec, old: &PodSpec) -> Option<FieldError> {
     }
     let why = "pod updates may not change fields other than `spec.containers[*].image`, `spec.activeDeadlineSeconds`, \
                `spec.tolerations`, `spec.terminationGracePeriodSeconds`, and `spec.nodeName` while it is empty";
-    (comparable != *old).then(|| FieldError { field: "spec".to_owned(), reason: "FieldValueForbidden", message: format!("Forbidden: {why}") })
+    (comparable != *old).then(|| FieldError {
+        field: "spec".to_owned(),
+        reason: "FieldValueForbidden",
+        message: format!("Forbidden: {why}"),
+    })
 }
 
 #[cfg(test)]
@@ -207,7 +217,9 @@ mod tests {
 
     #[test]
     fn fills_in_what_was_left_open() {
-        let got = admitted(json!({ "containers": [{ "name": "c", "image": "registry:5000/nginx", "ports": [{ "containerPort": 80 }] }] }));
+        let got = admitted(
+            json!({ "containers": [{ "name": "c", "image": "registry:5000/nginx", "ports": [{ "containerPort": 80 }] }] }),
+        );
         let spec = got.spec.as_ref().expect("spec");
         assert_eq!((spec.restart_policy.as_deref(), spec.dns_policy.as_deref()), (Some("Always"), Some("ClusterFirst")));
         assert_eq!(spec.containers[0].image_pull_policy.as_deref(), Some("Always"));
@@ -249,10 +261,19 @@ mod tests {
         for (spec, field) in [
             (json!({ "containers": [] }), "spec.containers"),
             (json!({ "containers": [{ "name": "C", "image": "a" }] }), "spec.containers[0].name"),
-            (json!({ "containers": [{ "name": "c", "image": "a" }, { "name": "c", "image": "a" }] }), "spec.containers[1].name"),
+            (
+                json!({ "containers": [{ "name": "c", "image": "a" }, { "name": "c", "image": "a" }] }),
+                "spec.containers[1].name",
+            ),
             (json!({ "containers": [{ "name": "c" }] }), "spec.containers[0].image"),
-            (json!({ "containers": [{ "name": "c", "image": "a", "ports": [{ "containerPort": 0 }] }] }), "spec.containers[0].ports[0].containerPort"),
-            (json!({ "containers": [{ "name": "c", "image": "a", "readinessProbe": {} }] }), "spec.containers[0].readinessProbe"),
+            (
+                json!({ "containers": [{ "name": "c", "image": "a", "ports": [{ "containerPort": 0 }] }] }),
+                "spec.containers[0].ports[0].containerPort",
+            ),
+            (
+                json!({ "containers": [{ "name": "c", "image": "a", "readinessProbe": {} }] }),
+                "spec.containers[0].readinessProbe",
+            ),
             (json!({ "containers": [{ "name": "c", "image": "a" }], "dnsPolicy": "None" }), "spec.dnsConfig.nameservers"),
             (json!({ "containers": [{ "name": "c", "image": "a" }], "restartPolicy": "Sometimes" }), "spec.restartPolicy"),
         ] {

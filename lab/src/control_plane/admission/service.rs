@@ -166,7 +166,11 @@ fn check_ports(ports: &[ServicePort]) -> Vec<FieldError> {
                 errors.push(FieldError::invalid(path("targetPort"), n, "must be between 1 and 65535, inclusive"));
             }
             Some(IntOrString::String(s)) if !is_label(s) || s.len() > 15 || !s.contains(|c: char| c.is_ascii_lowercase()) => {
-                errors.push(FieldError::invalid(path("targetPort"), s, "a named port is a label of at most 15 bytes (RFC 6335)"));
+                errors.push(FieldError::invalid(
+                    path("targetPort"),
+                    s,
+                    "a named port is a label of at most 15 bytes (RFC 6335)",
+                ));
             }
             Some(_) | None => {}
         }
@@ -204,7 +208,11 @@ fn check_families(spec: &ServiceSpec) -> Vec<FieldError> {
         if !POLICIES.contains(&policy) {
             errors.push(FieldError::unsupported("spec.ipFamilyPolicy", policy, &POLICIES));
         } else if policy == "SingleStack" && families.len() > 1 {
-            errors.push(FieldError::invalid("spec.ipFamilyPolicy", policy, "must be RequireDualStack or PreferDualStack with two families"));
+            errors.push(FieldError::invalid(
+                "spec.ipFamilyPolicy",
+                policy,
+                "must be RequireDualStack or PreferDualStack with two families",
+            ));
         }
     }
     let ips = spec.cluster_ips.as_deref().unwrap_or_default();
@@ -227,7 +235,11 @@ fn check_families(spec: &ServiceSpec) -> Vec<FieldError> {
             }
             Ok(ip) => {
                 if families.get(index).is_some_and(|f| f != family_name(ip.is_ipv6())) {
-                    errors.push(FieldError::invalid(path, ip, format!("expected an {} value as indicated by `ipFamilies[{index}]`", families[index])));
+                    errors.push(FieldError::invalid(
+                        path,
+                        ip,
+                        format!("expected an {} value as indicated by `ipFamilies[{index}]`", families[index]),
+                    ));
                 }
                 seen.push(ip.is_ipv6());
             }
@@ -285,8 +297,12 @@ pub(crate) fn allocate(service: &mut Service, owner: &str, allocator: &mut Alloc
         Some(address) => allocator.take(*address, owner).map(|()| *address),
         None => allocator.take_any(*ipv6, owner),
     };
-    let taken: Vec<IpAddr> =
-        families.iter().enumerate().map(take).collect::<Result<_, _>>().map_err(|e| FieldError::invalid("spec.clusterIPs", &given, e))?;
+    let taken: Vec<IpAddr> = families
+        .iter()
+        .enumerate()
+        .map(take)
+        .collect::<Result<_, _>>()
+        .map_err(|e| FieldError::invalid("spec.clusterIPs", &given, e))?;
     spec.cluster_ip = taken.first().map(ToString::to_string);
     spec.cluster_ips = Some(taken.iter().map(ToString::to_string).collect());
     Ok(())

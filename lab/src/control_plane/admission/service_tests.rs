@@ -79,7 +79,8 @@ fn headless_and_external() {
     assert_eq!(spec.ip_families.expect("families"), ["IPv4"]);
     let anyones = stored(json!({ "clusterIP": "None" }), None, &mut single()).expect("stored");
     assert_eq!(anyones.spec.expect("spec").ip_families.expect("families"), ["IPv4", "IPv6"]);
-    let external = stored(json!({ "type": "ExternalName", "externalName": "example.com" }), None, &mut single()).expect("stored");
+    let external =
+        stored(json!({ "type": "ExternalName", "externalName": "example.com" }), None, &mut single()).expect("stored");
     assert_eq!(external.spec.expect("spec").cluster_ip, None);
     assert_eq!(field(stored(json!({ "type": "ExternalName" }), None, &mut single())), "spec.externalName");
     assert_eq!(field(stored(json!({ "type": "Wrong", "ports": [{ "port": 1 }] }), None, &mut single())), "spec.type");

@@ -3,7 +3,8 @@
 use std::collections::BTreeMap;
 
 use k8s_openapi::api::apps::v1::{
-    DaemonSet, DaemonSetSpec, DaemonSetUpdateStrategy, Deployment, DeploymentStrategy, RollingUpdateDaemonSet, RollingUpdateDeployment,
+    DaemonSet, DaemonSetSpec, DaemonSetUpdateStrategy, Deployment, DeploymentStrategy, RollingUpdateDaemonSet,
+    RollingUpdateDeployment,
 };
 use k8s_openapi::api::core::v1::PodTemplateSpec;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::{LabelSelector, LabelSelectorRequirement};
@@ -14,7 +15,9 @@ use super::pod;
 
 /// Fills in what was left open of a Deployment, and refuses what cannot be.
 pub(crate) fn admit_deployment(deployment: &mut Deployment, old: Option<&Deployment>) -> Result<(), Invalid> {
-    let Some(spec) = deployment.spec.as_mut() else { return Err(FieldError::required("spec", "a Deployment has a spec").into()) };
+    let Some(spec) = deployment.spec.as_mut() else {
+        return Err(FieldError::required("spec", "a Deployment has a spec").into());
+    };
     spec.replicas.get_or_insert(1);
     spec.revision_history_limit.get_or_insert(10);
     spec.progress_deadline_seconds.get_or_insert(600);
@@ -66,7 +69,11 @@ fn admit_template(template: &mut PodTemplateSpec, selector: &LabelSelector, old:
     if is_empty(selector) {
         errors.push(FieldError::required("spec.selector", "an empty selector would select every Pod"));
     } else if !selects(selector, &labels) {
-        errors.push(FieldError::invalid("spec.template.metadata.labels", &labels, "`selector` does not match template `labels`"));
+        errors.push(FieldError::invalid(
+            "spec.template.metadata.labels",
+            &labels,
+            "`selector` does not match template `labels`",
+        ));
     }
     if old.is_some_and(|old| old != selector) {
         errors.push(FieldError::invalid("spec.selector", selector, "field is immutable"));
@@ -84,7 +91,8 @@ fn admit_template(template: &mut PodTemplateSpec, selector: &LabelSelector, old:
 }
 
 fn is_empty(selector: &LabelSelector) -> bool {
-    selector.match_labels.as_ref().is_none_or(BTreeMap::is_empty) && selector.match_expressions.as_ref().is_none_or(Vec::is_empty)
+    selector.match_labels.as_ref().is_none_or(BTreeMap::is_empty)
+        && selector.match_expressions.as_ref().is_none_or(Vec::is_empty)
 }
 
 fn selects(selector: &LabelSelector, labels: &BTreeMap<String, String>) -> bool {
@@ -99,7 +107,8 @@ fn selects(selector: &LabelSelector, labels: &BTreeMap<String, String>) -> bool 
             _ => false,
         }
     };
-    selector.match_labels.iter().flatten().all(|(k, v)| labels.get(k) == Some(v)) && selector.match_expressions.iter().flatten().all(matches)
+    selector.match_labels.iter().flatten().all(|(k, v)| labels.get(k) == Some(v))
+        && selector.match_expressions.iter().flatten().all(matches)
 }
 
 #[cfg(test)]
@@ -142,7 +151,9 @@ mod tests {
 
     #[test]
     fn a_daemon_set_too() {
-        let make = |spec| -> DaemonSet { serde_json::from_value(json!({ "metadata": { "name": "web" }, "spec": spec })).expect("a DaemonSet") };
+        let make = |spec| -> DaemonSet {
+            serde_json::from_value(json!({ "metadata": { "name": "web" }, "spec": spec })).expect("a DaemonSet")
+        };
         let mut good: DaemonSet = make(spec("web", json!(null)));
         admit_daemon_set(&mut good, None).expect("admitted");
         let mut bad = spec("web", json!(null));

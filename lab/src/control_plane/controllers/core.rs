@@ -79,7 +79,10 @@ impl Core {
             }
             Seen::ServiceCidr(change) => {
                 let steps = self.service_cidrs.absorb(change);
-                steps.into_iter().filter_map(|(_, new)| new?.metadata.name.clone()).for_each(|n| self.mark(Work::ServiceCidr(n)));
+                steps
+                    .into_iter()
+                    .filter_map(|(_, new)| new?.metadata.name.clone())
+                    .for_each(|n| self.mark(Work::ServiceCidr(n)));
             }
         }
         self.synced.extend(listed);
@@ -96,7 +99,12 @@ impl Core {
             self.failures.remove(&work);
             match &work {
                 Work::Namespace(name) => self.after_namespace(&name.clone(), now),
-                Work::Deployment(_) | Work::DaemonSet(_) | Work::Schedule(_) | Work::Slices(_) | Work::Garbage(_) | Work::ServiceCidr(_) => {
+                Work::Deployment(_)
+                | Work::DaemonSet(_)
+                | Work::Schedule(_)
+                | Work::Slices(_)
+                | Work::Garbage(_)
+                | Work::ServiceCidr(_) => {
                     self.mark(work);
                 }
             }
@@ -209,9 +217,12 @@ impl Core {
 
     fn on_pod(&mut self, (old, new): Step<Pod>) {
         let Some(key) = new.as_ref().or(old.as_ref()).map(|p| ObjectKey::of(p.as_ref())) else { return };
-        if let Some(node) = old.as_ref().and_then(|p| node_of(p)) {
-            if let Some(pods) = self.pods_by_node.get_mut(node) {
-                pods.remove(&key);
+        if let Some(node) = old.as_ref().and_then(|p| node_of(p))
+            && let Some(pods) = self.pods_by_node.get_mut(node)
+        {
+            pods.remove(&key);
+            if pods.is_empty() {
+                self.pods_by_node.remove(node);
             }
         }
         if let Some(node) = new.as_ref().and_then(|p| node_of(p)) {
@@ -229,10 +240,15 @@ impl Core {
         self.on_dependent(&Dependent::Pod(key.clone()), metadata(&old).as_ref(), metadata(&new).as_ref());
         let labels = |p: &Option<Arc<Pod>>| p.as_ref().and_then(|p| p.metadata.labels.clone());
         let (before, after) = (labels(&old), labels(&new));
-        let selecting = self.services.in_namespace(&key.namespace).filter(|(_, s)| slices::selects(s, before.as_ref()) || slices::selects(s, after.as_ref()));
+        let selecting = self
+            .services
+            .in_namespace(&key.namespace)
+            .filter(|(_, s)| slices::selects(s, before.as_ref()) || slices::selects(s, after.as_ref()));
         let selecting: Vec<_> = selecting.map(|(k, _)| k.clone()).collect();
         selecting.into_iter().for_each(|k| self.mark(Work::Slices(k)));
-        if new.is_none() && self.namespaces.get(&cluster_key(&key.namespace)).is_some_and(|n| n.metadata.deletion_timestamp.is_some()) {
+        if new.is_none()
+            && self.namespaces.get(&cluster_key(&key.namespace)).is_some_and(|n| n.metadata.deletion_timestamp.is_some())
+        {
             self.mark(Work::Namespace(key.namespace.clone()));
         }
         if new.as_ref().and_then(|p| node_of(p)).is_some_and(|n| self.nodes.get(&cluster_key(n)).is_none()) {
@@ -251,11 +267,17 @@ impl Core {
     }
 
     /// An object that others belong to: its own work, and at its end theirs.
-    fn on_owner<K>(&mut self, (old, new): Step<K>, metadata: impl Fn(&K) -> &ObjectMeta, work: impl Fn(ObjectKey) -> Option<Work>) {
+    fn on_owner<K>(
+        &mut self,
+        (old, new): Step<K>,
+        metadata: impl Fn(&K) -> &ObjectMeta,
+        work: impl Fn(ObjectKey) -> Option<Work>,
+    ) {
         let facts = |k: &Option<Arc<K>>| k.as_ref().map(|k| metadata(k).clone());
         let (old, new) = (facts(&old), facts(&new));
         let Some(any) = new.as_ref().or(old.as_ref()) else { return };
-        let key = ObjectKey { namespace: any.namespace.clone().unwrap_or_default(), name: any.name.clone().unwrap_or_default() };
+        let key =
+            ObjectKey { namespace: any.namespace.clone().unwrap_or_default(), name: any.name.clone().unwrap_or_default() };
         let (before, after) = (old.and_then(|m| m.uid), new.and_then(|m| m.uid));
         if let Some(uid) = &after {
             self.owners.insert(uid.clone(), work(key.clone()));
@@ -321,7 +343,9 @@ impl Core {
         let plan = deployment::plan(&of, &self.pods_of(&of.metadata), now);
         let mut actions = self.pod_actions(Work::Deployment(key.clone()), plan.create, plan.delete, plan.again_at);
         // A status that the next look will correct anyway is not worth a write, unless the Pods cannot be had.
-        if let Some(status) = plan.status.filter(|_| actions.is_empty() || self.failures.contains_key(&Work::Deployment(key.clone()))) {
+        if let Some(status) =
+            plan.status.filter(|_| actions.is_empty() || self.failures.contains_key(&Work::Deployment(key.clone())))
+        {
             actions.push(Action::DeploymentStatus { of: key.clone(), status: Box::new(status) });
         }
         actions
@@ -332,7 +356,9 @@ impl Core {
         let nodes = self.nodes.iter().map(|(k, n)| (k.name.as_str(), n.as_ref())).collect();
         let plan = daemon_set::plan(&of, &self.pods_of(&of.metadata), &nodes, now);
         let mut actions = self.pod_actions(Work::DaemonSet(key.clone()), plan.create, plan.delete, plan.again_at);
-        if let Some(status) = plan.status.filter(|_| actions.is_empty() || self.failures.contains_key(&Work::DaemonSet(key.clone()))) {
+        if let Some(status) =
+            plan.status.filter(|_| actions.is_empty() || self.failures.contains_key(&Work::DaemonSet(key.clone())))
+        {
             actions.push(Action::DaemonSetStatus { of: key.clone(), status: Box::new(status) });
         }
         actions
@@ -362,7 +388,8 @@ impl Core {
             }
             Err(message) => {
                 let conditions = pod.status.as_ref().and_then(|s| s.conditions.as_ref());
-                let said = conditions.into_iter().flatten().any(|c| c.type_ == "PodScheduled" && c.message.as_ref() == Some(&message));
+                let said =
+                    conditions.into_iter().flatten().any(|c| c.type_ == "PodScheduled" && c.message.as_ref() == Some(&message));
                 if said { Vec::new() } else { vec![Action::Unschedulable { pod, message }] }
             }
         }
@@ -390,10 +417,19 @@ impl Core {
             Dependent::Pod(_) => None,
         });
         let ours: Vec<_> = ours
-            .filter(|s| label(s, SLICE_MANAGED_BY).as_deref() == Some(slices::MANAGED_BY) && label(s, SLICE_SERVICE_NAME).as_deref() == Some(&key.name))
+            .filter(|s| {
+                label(s, SLICE_MANAGED_BY).as_deref() == Some(slices::MANAGED_BY)
+                    && label(s, SLICE_SERVICE_NAME).as_deref() == Some(&key.name)
+            })
             .cloned()
             .collect();
-        let pods: Vec<_> = self.pods.in_namespace(&key.namespace).map(|(_, p)| p).filter(|p| slices::selects(service, p.metadata.labels.as_ref())).cloned().collect();
+        let pods: Vec<_> = self
+            .pods
+            .in_namespace(&key.namespace)
+            .map(|(_, p)| p)
+            .filter(|p| slices::selects(service, p.metadata.labels.as_ref()))
+            .cloned()
+            .collect();
         let zone = |node: &str| {
             self.nodes.get(&cluster_key(node))?.metadata.labels.as_ref()?.get("topology.kubernetes.io/zone").cloned()
         };

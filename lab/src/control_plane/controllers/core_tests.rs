@@ -118,7 +118,10 @@ impl World {
             }
             Action::Unschedulable { pod, message } => {
                 let mut pod = Pod::clone(&pod);
-                pod.status = serde_json::from_value(json!({ "conditions": [{ "type": "PodScheduled", "status": "False", "message": message }] })).ok();
+                pod.status = serde_json::from_value(
+                    json!({ "conditions": [{ "type": "PodScheduled", "status": "False", "message": message }] }),
+                )
+                .ok();
                 self.done.push("unschedulable".to_owned());
                 return Ok(Some(Seen::Pod(Change::Set(self.put(pod)))));
             }
@@ -170,7 +173,12 @@ impl World {
         let unsaid = std::mem::take(&mut self.unsaid);
         let any = !unsaid.is_empty();
         unsaid.into_iter().for_each(|s| self.core.handle_seen(s));
-        let waiting: Vec<Pod> = self.pods.iter().filter(|p| self.kubelets && node_of(p).is_some() && !super::super::pods::is_ready(p)).cloned().collect();
+        let waiting: Vec<Pod> = self
+            .pods
+            .iter()
+            .filter(|p| self.kubelets && node_of(p).is_some() && !super::super::pods::is_ready(p))
+            .cloned()
+            .collect();
         for mut pod in waiting {
             let n = pod.metadata.resource_version.clone().unwrap_or_default();
             pod.status = serde_json::from_value(json!({ "phase": "Running", "podIP": format!("10.10.0.{n}"), "conditions": [{ "type": "Ready", "status": "True" }] })).ok();
@@ -197,9 +205,18 @@ fn from_a_deployment_to_endpoints() {
     world.core.handle_seen(Seen::Service(Change::Set(service.clone())));
     world.core.handle_seen(Seen::Deployment(Change::Set(deployment.clone())));
     world.settle();
-    assert_eq!(world.on_nodes(), BTreeMap::from([("n1".to_owned(), 2), ("n2".to_owned(), 2)]), "spread, though all were chosen at once");
+    assert_eq!(
+        world.on_nodes(),
+        BTreeMap::from([("n1".to_owned(), 2), ("n2".to_owned(), 2)]),
+        "spread, though all were chosen at once"
+    );
     assert_eq!(world.done.iter().filter(|d| *d == "create").count(), 4, "none twice, though the watch was late");
-    let ready: usize = world.slices.iter().flat_map(|s| &s.endpoints).filter(|e| e.conditions.as_ref().and_then(|c| c.ready) == Some(true)).count();
+    let ready: usize = world
+        .slices
+        .iter()
+        .flat_map(|s| &s.endpoints)
+        .filter(|e| e.conditions.as_ref().and_then(|c| c.ready) == Some(true))
+        .count();
     assert_eq!((world.slices.len(), ready), (1, 4));
     assert!(world.done.contains(&"status Some(4)".to_owned()), "{:?}", world.done);
     // A new template: as many new Pods, and the slice follows.
@@ -283,7 +300,8 @@ fn what_is_refused_is_tried_again_later_and_not_at_once() {
 #[test]
 fn a_namespace_is_furnished_once_and_emptied_at_its_end() {
     let mut world = World::new();
-    let mut namespace: Namespace = serde_json::from_value(json!({ "metadata": { "name": "shop", "uid": "ns" } })).expect("a Namespace");
+    let mut namespace: Namespace =
+        serde_json::from_value(json!({ "metadata": { "name": "shop", "uid": "ns" } })).expect("a Namespace");
     world.stamp(&mut namespace.metadata);
     world.core.handle_seen(Seen::Namespace(Change::Set(namespace.clone())));
     world.settle();

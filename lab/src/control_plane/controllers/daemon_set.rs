@@ -39,7 +39,13 @@ pub(crate) fn plan(set: &DaemonSet, pods: &[Arc<Pod>], nodes: &BTreeMap<&str, &N
         let Some(keep) = keep_one(here, &mut plan, now) else {
             // The one that is going makes room first: two of a kind on the host network would fight for its ports.
             if here.iter().all(|p| plan.delete.iter().any(|d| Arc::ptr_eq(d, p))) {
-                let mut pod = from_template(&spec.template, &owner, set.metadata.namespace.as_deref().unwrap_or_default(), &HashLabel { name: HASH_LABEL, hash: &hash }, &format!("{}-", owner.name));
+                let mut pod = from_template(
+                    &spec.template,
+                    &owner,
+                    set.metadata.namespace.as_deref().unwrap_or_default(),
+                    &HashLabel { name: HASH_LABEL, hash: &hash },
+                    &format!("{}-", owner.name),
+                );
                 if let Some(spec) = pod.spec.as_mut() {
                     spec.node_name = Some((*node).to_owned());
                 }

@@ -18,7 +18,8 @@ fn set(image: &str) -> DaemonSet {
 }
 
 fn node(name: &str, gateway: bool) -> Node {
-    serde_json::from_value(json!({ "metadata": { "name": name, "labels": { "gateway": gateway.to_string() } } })).expect("a Node")
+    serde_json::from_value(json!({ "metadata": { "name": name, "labels": { "gateway": gateway.to_string() } } }))
+        .expect("a Node")
 }
 
 fn now() -> Timestamp {
@@ -33,7 +34,10 @@ fn run(set: &DaemonSet, pods: &[Arc<Pod>], nodes: &[Node]) -> Plan<DaemonSetStat
 fn stored(mut pod: Pod, name: &str, ready: &str) -> Arc<Pod> {
     pod.metadata.name = Some(name.to_owned());
     pod.metadata.creation_timestamp = Some(Time(Timestamp::from_second(10).expect("in range")));
-    pod.status = Some(serde_json::from_value(json!({ "phase": "Running", "conditions": [{ "type": "Ready", "status": ready }] })).expect("a status"));
+    pod.status = Some(
+        serde_json::from_value(json!({ "phase": "Running", "conditions": [{ "type": "Ready", "status": ready }] }))
+            .expect("a status"),
+    );
     Arc::new(pod)
 }
 
@@ -75,7 +79,8 @@ fn one_of_two_goes_and_a_going_one_blocks_its_successor() {
 #[test]
 fn a_new_template_goes_node_by_node() {
     let nodes = [node("n1", true), node("n2", true), node("n3", true)];
-    let old: Vec<_> = run(&set("a"), &[], &nodes).create.into_iter().enumerate().map(|(i, p)| stored(p, &format!("g{i}"), "True")).collect();
+    let old: Vec<_> =
+        run(&set("a"), &[], &nodes).create.into_iter().enumerate().map(|(i, p)| stored(p, &format!("g{i}"), "True")).collect();
     let step = run(&set("b"), &old, &nodes);
     assert_eq!((step.create.len(), step.delete.len()), (0, 1));
     let rest: Vec<_> = old.iter().filter(|p| !Arc::ptr_eq(p, &step.delete[0])).cloned().collect();

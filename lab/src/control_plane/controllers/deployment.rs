@@ -9,7 +9,9 @@ use k8s_openapi::apimachinery::pkg::apis::meta::v1::{OwnerReference, Time};
 use k8s_openapi::apimachinery::pkg::util::intstr::IntOrString;
 use k8s_openapi::jiff::Timestamp;
 
-use super::pods::{HashLabel, from_template, is_active, is_finished, is_ready, is_terminating, node_of, replaceable_at, template_hash};
+use super::pods::{
+    HashLabel, from_template, is_active, is_finished, is_ready, is_terminating, node_of, replaceable_at, template_hash,
+};
 
 /// The label that tells a Deployment's generations of Pods apart.
 const HASH_LABEL: &str = "pod-template-hash";
@@ -97,7 +99,14 @@ fn is_recreate(spec: &DeploymentSpec) -> bool {
 /// Takes what is to go out of `new` and `old`.
 fn to_delete(bounds: &Bounds, spec: &DeploymentSpec, new: &mut Vec<Arc<Pod>>, old: &mut Vec<Arc<Pod>>) -> Vec<Arc<Pod>> {
     // Those that serve least go first; among equals the youngest.
-    let order = |p: &Arc<Pod>| (is_ready(p), node_of(p).is_some(), Reverse(p.metadata.creation_timestamp.as_ref().map(|t| t.0)), p.metadata.name.clone());
+    let order = |p: &Arc<Pod>| {
+        (
+            is_ready(p),
+            node_of(p).is_some(),
+            Reverse(p.metadata.creation_timestamp.as_ref().map(|t| t.0)),
+            p.metadata.name.clone(),
+        )
+    };
     new.sort_by_key(order);
     old.sort_by_key(order);
     let paused = spec.paused == Some(true);
@@ -114,7 +123,11 @@ fn to_delete(bounds: &Bounds, spec: &DeploymentSpec, new: &mut Vec<Arc<Pod>>, ol
         let unready_old = old.iter().filter(|p| !is_ready(p)).count();
         let available = new.len() + old.len() - unready_new - unready_old;
         let free = unready_old.min(total.saturating_sub(bounds.least_available + unready_new));
-        free + if free == unready_old { available.saturating_sub(bounds.least_available).min(old.len() - unready_old) } else { 0 }
+        free + if free == unready_old {
+            available.saturating_sub(bounds.least_available).min(old.len() - unready_old)
+        } else {
+            0
+        }
     };
     out.extend(old.drain(..go.min(old.len())));
     out
@@ -175,7 +188,12 @@ fn status(deployment: &Deployment, pods: &[Arc<Pod>], hash: &String, bounds: &Bo
     }
 }
 
-fn condition(kind: &str, (status, reason, message): (&str, &str, &str), had: &[DeploymentCondition], now: Timestamp) -> DeploymentCondition {
+fn condition(
+    kind: &str,
+    (status, reason, message): (&str, &str, &str),
+    had: &[DeploymentCondition],
+    now: Timestamp,
+) -> DeploymentCondition {
     let now = Timestamp::from_second(now.as_second()).map_or(Time(now), Time);
     let had = had.iter().find(|c| c.type_ == kind);
     let same_status = had.filter(|c| c.status == status);

@@ -33,7 +33,10 @@ fn stored(mut pod: Pod, n: usize) -> Arc<Pod> {
 
 fn with_status(pod: &Arc<Pod>, phase: &str, ready: &str) -> Arc<Pod> {
     let mut pod = Pod::clone(pod);
-    pod.status = Some(serde_json::from_value(json!({ "phase": phase, "conditions": [{ "type": "Ready", "status": ready }] })).expect("a status"));
+    pod.status = Some(
+        serde_json::from_value(json!({ "phase": phase, "conditions": [{ "type": "Ready", "status": ready }] }))
+            .expect("a status"),
+    );
     Arc::new(pod)
 }
 
@@ -48,11 +51,17 @@ fn a_new_one_gets_all_its_pods_at_once_and_says_when_they_are_ready() {
     assert_eq!((made.create.len(), made.delete.len()), (3, 0));
     let labels = made.create[0].metadata.labels.clone().expect("labels");
     assert_eq!(labels["app"], "web");
-    assert!(made.create[0].metadata.generate_name.clone().expect("prefix").starts_with(&format!("web-{}-", labels[HASH_LABEL])));
-    let pods: Vec<_> = made.create.into_iter().enumerate().map(|(n, p)| with_status(&stored(p, n), "Running", "True")).collect();
+    assert!(
+        made.create[0].metadata.generate_name.clone().expect("prefix").starts_with(&format!("web-{}-", labels[HASH_LABEL]))
+    );
+    let pods: Vec<_> =
+        made.create.into_iter().enumerate().map(|(n, p)| with_status(&stored(p, n), "Running", "True")).collect();
     let done = plan(&d, &pods, now());
     let status = done.status.clone().expect("changed");
-    assert_eq!((status.replicas, status.ready_replicas, status.updated_replicas, status.available_replicas), (Some(3), Some(3), Some(3), Some(3)));
+    assert_eq!(
+        (status.replicas, status.ready_replicas, status.updated_replicas, status.available_replicas),
+        (Some(3), Some(3), Some(3), Some(3))
+    );
     assert_eq!(status.unavailable_replicas, None);
     assert!(status.conditions.as_ref().expect("conditions").iter().all(|c| c.status == "True"));
     d.status = Some(status);
@@ -63,10 +72,15 @@ fn a_new_one_gets_all_its_pods_at_once_and_says_when_they_are_ready() {
 #[test]
 fn recreate_waits_until_the_old_are_gone() {
     let first = plan(&deployment("a", 2, json!({ "type": "Recreate" })), &[], now());
-    let pods: Vec<_> = first.create.into_iter().enumerate().map(|(n, p)| with_status(&stored(p, n), "Running", "True")).collect();
+    let pods: Vec<_> =
+        first.create.into_iter().enumerate().map(|(n, p)| with_status(&stored(p, n), "Running", "True")).collect();
     let d = deployment("b", 2, json!({ "type": "Recreate" }));
     let step = plan(&d, &pods, now());
-    assert_eq!((step.create.len(), step.delete.len()), (2, 2), "the old ones are as good as gone once their deletion is asked for");
+    assert_eq!(
+        (step.create.len(), step.delete.len()),
+        (2, 2),
+        "the old ones are as good as gone once their deletion is asked for"
+    );
     let mut going = Pod::clone(&pods[0]);
     going.metadata.deletion_timestamp = Some(Time(now()));
     let step = plan(&d, &[Arc::new(going)], now());

@@ -58,7 +58,11 @@ pub(crate) fn obstacle(pod: &Pod, node: &Node) -> Option<String> {
 }
 
 /// A choice of node for a Pod, or why there is none, as the condition `PodScheduled` says it.
-pub(crate) fn choose<'a>(pod: &Pod, nodes: impl Iterator<Item = &'a Node>, load: impl Fn(&str) -> (usize, usize)) -> Result<String, String> {
+pub(crate) fn choose<'a>(
+    pod: &Pod,
+    nodes: impl Iterator<Item = &'a Node>,
+    load: impl Fn(&str) -> (usize, usize),
+) -> Result<String, String> {
     let mut total = 0usize;
     let mut reasons: BTreeMap<String, usize> = BTreeMap::new();
     let mut best: Option<((usize, usize), &str)> = None;
@@ -76,7 +80,11 @@ pub(crate) fn choose<'a>(pod: &Pod, nodes: impl Iterator<Item = &'a Node>, load:
     }
     best.map(|(_, name)| name.to_owned()).ok_or_else(|| {
         let reasons = reasons.iter().map(|(reason, n)| format!("{n} {reason}")).collect::<Vec<_>>().join(", ");
-        if reasons.is_empty() { "no nodes available to schedule pods".to_owned() } else { format!("0/{total} nodes are available: {reasons}.") }
+        if reasons.is_empty() {
+            "no nodes available to schedule pods".to_owned()
+        } else {
+            format!("0/{total} nodes are available: {reasons}.")
+        }
     })
 }
 
@@ -144,7 +152,8 @@ mod tests {
     use serde_json::json;
 
     fn node(name: &str, more: serde_json::Value) -> Node {
-        let mut value = json!({ "metadata": { "name": name }, "status": { "conditions": [{ "type": "Ready", "status": "True" }] } });
+        let mut value =
+            json!({ "metadata": { "name": name }, "status": { "conditions": [{ "type": "Ready", "status": "True" }] } });
         for (key, part) in more.as_object().cloned().unwrap_or_default() {
             match value.get_mut(&key).and_then(|v| v.as_object_mut()) {
                 Some(had) => had.extend(part.as_object().cloned().unwrap_or_default()),
@@ -167,17 +176,26 @@ mod tests {
         assert_eq!(choose(&pod(json!({})), nodes.iter(), load), Ok("b".to_owned()));
         assert_eq!(choose(&pod(json!({})), nodes.iter(), |_| (0, 0)), Ok("a".to_owned()));
         let nowhere = choose(&pod(json!({ "nodeSelector": { "x": "y" } })), nodes.iter(), load).expect_err("no such node");
-        assert_eq!(nowhere, "0/3 nodes are available: 2 node(s) didn't match Pod's node affinity/selector, 1 node(s) were unschedulable.");
+        assert_eq!(
+            nowhere,
+            "0/3 nodes are available: 2 node(s) didn't match Pod's node affinity/selector, 1 node(s) were unschedulable."
+        );
     }
 
     #[test]
     fn taints_keep_out_who_does_not_tolerate_them() {
         let tainted = node("a", json!({ "spec": { "taints": [{ "key": "k", "value": "v", "effect": "NoSchedule" }] } }));
         assert!(obstacle(&pod(json!({})), &tainted).is_some());
-        for toleration in [json!({ "operator": "Exists" }), json!({ "key": "k", "value": "v" }), json!({ "key": "k", "operator": "Exists", "effect": "NoSchedule" })] {
+        for toleration in [
+            json!({ "operator": "Exists" }),
+            json!({ "key": "k", "value": "v" }),
+            json!({ "key": "k", "operator": "Exists", "effect": "NoSchedule" }),
+        ] {
             assert_eq!(obstacle(&pod(json!({ "tolerations": [toleration] })), &tainted), None);
         }
-        for toleration in [json!({ "key": "k", "value": "w" }), json!({ "key": "k", "operator": "Exists", "effect": "NoExecute" })] {
+        for toleration in
+            [json!({ "key": "k", "value": "w" }), json!({ "key": "k", "operator": "Exists", "effect": "NoExecute" })]
+        {
             assert!(obstacle(&pod(json!({ "tolerations": [toleration] })), &tainted).is_some());
         }
     }
@@ -192,9 +210,7 @@ mod tests {
         let fits = |spec: serde_json::Value| daemon_fits(pod(spec).spec.as_ref().expect("spec"), &unready);
         assert!(fits(json!({ "nodeSelector": { "gateway": "true" } })));
         assert!(!fits(json!({ "nodeSelector": { "gateway": "false" } })));
-        let affinity = |r: serde_json::Value| {
-            json!({ "affinity": { "nodeAffinity": { "requiredDuringSchedulingIgnoredDuringExecution": { "nodeSelectorTerms": [r] } } } })
-        };
+        let affinity = |r: serde_json::Value| json!({ "affinity": { "nodeAffinity": { "requiredDuringSchedulingIgnoredDuringExecution": { "nodeSelectorTerms": [r] } } } });
         assert!(fits(affinity(json!({ "matchExpressions": [{ "key": "n", "operator": "Gt", "values": ["4"] }] }))));
         assert!(!fits(affinity(json!({ "matchExpressions": [{ "key": "n", "operator": "NotIn", "values": ["5"] }] }))));
         assert!(fits(affinity(json!({ "matchFields": [{ "key": "metadata.name", "operator": "In", "values": ["a"] }] }))));

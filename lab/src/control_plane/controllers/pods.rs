@@ -61,7 +61,13 @@ pub(crate) struct HashLabel<'a> {
 }
 
 /// A Pod of this template, to be named by the API server.
-pub(crate) fn from_template(template: &PodTemplateSpec, owner: &OwnerReference, namespace: &str, label: &HashLabel<'_>, prefix: &str) -> Pod {
+pub(crate) fn from_template(
+    template: &PodTemplateSpec,
+    owner: &OwnerReference,
+    namespace: &str,
+    label: &HashLabel<'_>,
+    prefix: &str,
+) -> Pod {
     let base = template.metadata.clone().unwrap_or_default();
     let mut labels = base.labels.unwrap_or_default();
     labels.insert(label.name.to_owned(), label.hash.to_owned());

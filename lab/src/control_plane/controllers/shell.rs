@@ -3,9 +3,9 @@
 use std::sync::Arc;
 use std::time::Duration;
 
+use futures::FutureExt;
 use futures::future::{BoxFuture, join_all};
 use futures::stream::{BoxStream, FuturesUnordered, SelectAll, StreamExt};
-use futures::FutureExt;
 use k8s_openapi::NamespaceResourceScope;
 use k8s_openapi::api::apps::v1::{DaemonSet, Deployment};
 use k8s_openapi::api::core::v1::{ConfigMap, Namespace, Node, Pod, PodCondition, Service, ServiceAccount};
@@ -60,7 +60,9 @@ pub(crate) async fn run(client: Client, ca: String) {
         while let Some((work, actions)) = core.poll_work(now) {
             running.push(hands.perform(work, actions).boxed());
         }
-        let wait = core.poll_timeout().map_or(IDLE, |at| Duration::try_from(at.duration_since(Timestamp::now())).unwrap_or(Duration::ZERO));
+        let wait = core
+            .poll_timeout()
+            .map_or(IDLE, |at| Duration::try_from(at.duration_since(Timestamp::now())).unwrap_or(Duration::ZERO));
         tokio::select! {
             Some(seen) = watches.next() => {
                 core.handle_seen(seen);
@@ -210,7 +212,10 @@ impl Hands {
         let last = self.delete(pod.as_ref()).await?;
         let api: Api<Pod> = self.in_namespace(pod.metadata.namespace.as_deref().unwrap_or_default());
         let released = json!({ "metadata": { "uid": pod.metadata.uid, "finalizers": null } });
-        match api.patch(pod.metadata.name.as_deref().unwrap_or_default(), &PatchParams::default(), &Patch::Merge(released)).await {
+        match api
+            .patch(pod.metadata.name.as_deref().unwrap_or_default(), &PatchParams::default(), &Patch::Merge(released))
+            .await
+        {
             Ok(_) => Ok(vec![Seen::Pod(Change::Deleted(Pod::clone(pod)))]),
             Err(error) if is_code(&error, 404) || is_code(&error, 409) => Ok(last.map(Seen::Pod).into_iter().collect()),
             Err(error) => Err(error.into()),

@@ -46,7 +46,12 @@ fn is_ours(service: &Service) -> bool {
 type Group = (bool, String);
 
 /// What is to be done so that `slices`, those of the Service that this controller wrote, hold `pods`.
-pub(crate) fn plan(service: &Service, pods: &[Arc<Pod>], slices: &[Arc<EndpointSlice>], zone: impl Fn(&str) -> Option<String>) -> SlicePlan {
+pub(crate) fn plan(
+    service: &Service,
+    pods: &[Arc<Pod>],
+    slices: &[Arc<EndpointSlice>],
+    zone: impl Fn(&str) -> Option<String>,
+) -> SlicePlan {
     let mut plan = SlicePlan::default();
     let mut groups: BTreeMap<Group, (Vec<EndpointPort>, Vec<Endpoint>)> = BTreeMap::new();
     if is_ours(service) {
@@ -70,7 +75,12 @@ pub(crate) fn plan(service: &Service, pods: &[Arc<Pod>], slices: &[Arc<EndpointS
     // A group that is no longer there leaves its slices to a new one of the same family: one write instead of two, and no
     // moment without endpoints.
     let mut spare: Vec<&Arc<EndpointSlice>> = Vec::new();
-    have.retain(|group, slices| groups.contains_key(group) || { spare.append(slices); false });
+    have.retain(|group, slices| {
+        groups.contains_key(group) || {
+            spare.append(slices);
+            false
+        }
+    });
     for ((ipv6, print), (ports, endpoints)) in groups {
         let mut existing = have.remove(&(ipv6, print)).unwrap_or_default();
         if existing.is_empty()
@@ -85,7 +95,13 @@ pub(crate) fn plan(service: &Service, pods: &[Arc<Pod>], slices: &[Arc<EndpointS
 }
 
 /// Spreads the endpoints of a group over its slices: each stays in the slice that it is in, so that one change is one write.
-fn fill(service: &Service, (ipv6, ports): (bool, Vec<EndpointPort>), endpoints: Vec<Endpoint>, existing: &[&Arc<EndpointSlice>], plan: &mut SlicePlan) {
+fn fill(
+    service: &Service,
+    (ipv6, ports): (bool, Vec<EndpointPort>),
+    endpoints: Vec<Endpoint>,
+    existing: &[&Arc<EndpointSlice>],
+    plan: &mut SlicePlan,
+) {
     let key = |e: &Endpoint| e.target_ref.as_ref().and_then(|t| t.uid.clone()).unwrap_or_else(|| e.addresses.join(","));
     let mut wanted: HashMap<String, Endpoint> = HashMap::new();
     let mut order = Vec::new();
@@ -116,7 +132,11 @@ fn fill(service: &Service, (ipv6, ports): (bool, Vec<EndpointPort>), endpoints: 
             Some(had) if desired.endpoints.is_empty() && !(all_empty && index == 0) => plan.delete.push(Arc::clone(had)),
             Some(had) if same(had, &desired) => {}
             Some(had) => {
-                let metadata = ObjectMeta { labels: desired.metadata.labels, owner_references: desired.metadata.owner_references, ..had.metadata.clone() };
+                let metadata = ObjectMeta {
+                    labels: desired.metadata.labels,
+                    owner_references: desired.metadata.owner_references,
+                    ..had.metadata.clone()
+                };
                 plan.replace.push(EndpointSlice { metadata, ..desired });
             }
         }

@@ -11,7 +11,10 @@ fn service(spec: serde_json::Value) -> Service {
     if spec.get("selector").is_none() {
         spec["selector"] = json!({ "app": "web" });
     }
-    serde_json::from_value(json!({ "metadata": { "name": "web", "namespace": "shop", "uid": "s1", "labels": { "team": "a" } }, "spec": spec })).expect("a Service")
+    serde_json::from_value(
+        json!({ "metadata": { "name": "web", "namespace": "shop", "uid": "s1", "labels": { "team": "a" } }, "spec": spec }),
+    )
+    .expect("a Service")
 }
 
 fn pod(n: usize, ready: &str, more: serde_json::Value) -> Arc<Pod> {
@@ -42,18 +45,25 @@ fn none(_: &str) -> Option<String> {
 
 #[test]
 fn one_slice_a_family_with_what_its_readers_need() {
-    let service = service(json!({ "ports": [{ "port": 80, "targetPort": 8080, "protocol": "TCP" }], "ipFamilies": ["IPv4", "IPv6"] }));
+    let service =
+        service(json!({ "ports": [{ "port": 80, "targetPort": 8080, "protocol": "TCP" }], "ipFamilies": ["IPv4", "IPv6"] }));
     let made = plan(&service, &[pod(1, "True", json!(null)), pod(2, "False", json!(null))], &[], |_| Some("z".to_owned()));
     assert_eq!(made.create.len(), 2);
     let (four, six) = (&made.create[0], &made.create[1]);
     assert_eq!((four.address_type.as_str(), six.address_type.as_str()), ("IPv4", "IPv6"));
     let labels = four.metadata.labels.as_ref().expect("labels");
-    assert_eq!((labels[SLICE_SERVICE_NAME].as_str(), labels[SLICE_MANAGED_BY].as_str(), labels["team"].as_str()), ("web", MANAGED_BY, "a"));
+    assert_eq!(
+        (labels[SLICE_SERVICE_NAME].as_str(), labels[SLICE_MANAGED_BY].as_str(), labels["team"].as_str()),
+        ("web", MANAGED_BY, "a")
+    );
     assert!(!labels.contains_key(SLICE_HEADLESS));
     let port = &four.ports.as_ref().expect("ports")[0];
     assert_eq!((port.name.as_deref(), port.port), (Some(""), Some(8080)));
     let endpoint = &four.endpoints[0];
-    assert_eq!((endpoint.addresses[0].as_str(), endpoint.node_name.as_deref(), endpoint.zone.as_deref()), ("10.10.0.2", Some("n1"), Some("z")));
+    assert_eq!(
+        (endpoint.addresses[0].as_str(), endpoint.node_name.as_deref(), endpoint.zone.as_deref()),
+        ("10.10.0.2", Some("n1"), Some("z"))
+    );
     assert_eq!(endpoint.target_ref.as_ref().and_then(|t| t.uid.as_deref()), Some("p1"));
     let ready = |e: &Endpoint| e.conditions.clone().map(|c| (c.ready, c.serving, c.terminating)).expect("conditions");
     assert_eq!(ready(&four.endpoints[0]), (Some(true), Some(true), Some(false)));
@@ -67,7 +77,8 @@ fn one_slice_a_family_with_what_its_readers_need() {
 fn headless_names_and_pods_that_are_not_ready() {
     let service = service(json!({ "clusterIP": "None", "publishNotReadyAddresses": true }));
     let named = pod(1, "False", json!({ "spec": { "hostname": "db-0", "subdomain": "web" } }));
-    let made = plan(&service, &[named, pod(2, "True", json!({ "spec": { "hostname": "x", "subdomain": "other" } }))], &[], none);
+    let made =
+        plan(&service, &[named, pod(2, "True", json!({ "spec": { "hostname": "x", "subdomain": "other" } }))], &[], none);
     let slice = &made.create[0];
     assert!(slice.metadata.labels.as_ref().expect("labels").contains_key(SLICE_HEADLESS));
     assert_eq!(slice.endpoints[0].hostname.as_deref(), Some("db-0"));

@@ -66,7 +66,8 @@ impl<K: Resource> Store<K> {
                 self.gone.clear();
                 let present: HashSet<ObjectKey> = objects.iter().map(ObjectKey::of).collect();
                 let absent: Vec<ObjectKey> = self.objects.keys().filter(|k| !present.contains(*k)).cloned().collect();
-                let mut steps: Vec<Step<K>> = absent.iter().filter_map(|k| self.objects.remove(k)).map(|old| (Some(old), None)).collect();
+                let mut steps: Vec<Step<K>> =
+                    absent.iter().filter_map(|k| self.objects.remove(k)).map(|old| (Some(old), None)).collect();
                 steps.extend(objects.into_iter().filter_map(|o| self.set(o)));
                 steps
             }

@@ -24,8 +24,16 @@ pub(crate) enum Kind {
 }
 
 impl Kind {
-    pub(crate) const ALL: [Self; 8] =
-        [Self::Namespace, Self::Node, Self::Pod, Self::Service, Self::Slice, Self::Deployment, Self::DaemonSet, Self::ServiceCidr];
+    pub(crate) const ALL: [Self; 8] = [
+        Self::Namespace,
+        Self::Node,
+        Self::Pod,
+        Self::Service,
+        Self::Slice,
+        Self::Deployment,
+        Self::DaemonSet,
+        Self::ServiceCidr,
+    ];
 }
 
 /// Something seen: by a watch, or in the answer to a request of ours.
@@ -95,17 +103,35 @@ pub(crate) enum Action {
     CollectPod(Arc<Pod>),
     /// Delete it if its owners are gone indeed.
     CollectSlice(Arc<EndpointSlice>),
-    Bind { pod: Arc<Pod>, node: String },
+    Bind {
+        pod: Arc<Pod>,
+        node: String,
+    },
     /// The condition `PodScheduled`, false, with this message.
-    Unschedulable { pod: Arc<Pod>, message: String },
+    Unschedulable {
+        pod: Arc<Pod>,
+        message: String,
+    },
     CreateSlice(Box<EndpointSlice>),
     ReplaceSlice(Box<EndpointSlice>),
     DeleteSlice(Arc<EndpointSlice>),
-    DeploymentStatus { of: ObjectKey, status: Box<DeploymentStatus> },
-    DaemonSetStatus { of: ObjectKey, status: Box<DaemonSetStatus> },
-    ServiceCidrReady { name: String },
+    DeploymentStatus {
+        of: ObjectKey,
+        status: Box<DeploymentStatus>,
+    },
+    DaemonSetStatus {
+        of: ObjectKey,
+        status: Box<DaemonSetStatus>,
+    },
+    ServiceCidrReady {
+        name: String,
+    },
     /// The ServiceAccount `default` and the ConfigMap `kube-root-ca.crt`.
-    FurnishNamespace { name: String },
+    FurnishNamespace {
+        name: String,
+    },
     /// Delete all that is in it and, once nothing is, the namespace itself.
-    EmptyNamespace { namespace: Arc<Namespace> },
+    EmptyNamespace {
+        namespace: Arc<Namespace>,
+    },
 }
