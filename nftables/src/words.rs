@@ -5,7 +5,7 @@ use std::ops::RangeInclusive;
 
 use ipnetwork::IpNetwork;
 
-use crate::expression::{CtKey, Expression, MetaKey, NatKind, Register, Verdict};
+use crate::expression::{Comparison, CtKey, Expression, MetaKey, NatKind, Register, Verdict};
 use crate::rule::{Reject, Rule, port_selector};
 use crate::selector::{IpFamily, Selector, protocol};
 use crate::value::{Key, Value};
@@ -481,6 +481,19 @@ impl Rule {
     pub fn clamp_mss(self, bytes: u16) -> Self {
         let register = Register::FIRST;
         self.of_syn().expression(Expression::Load { bytes: bytes.to_be_bytes().to_vec(), to: register }).set_mss(register)
+    }
+
+    /// The way back to its source does not lead out of the device that it came by: the source may be forged (prerouting, input,
+    /// forward; RFC 3704 section 2.2).
+    #[must_use]
+    pub fn reverse_path_missing(self) -> Self {
+        // Result 1 is a device; the flags ask about the source (1), by the device it came by (8), for its being there (32).
+        let register = Register::FIRST;
+        self.expression(Expression::Fib { to: register, result: 1, flags: 1 | 8 | 32 }).expression(Expression::Compare {
+            register,
+            comparison: Comparison::Equal,
+            value: vec![0; 4],
+        })
     }
 
     /// The destination, by the routing tables, is of this type ([`crate::address_type`]): one of this host's own, say.

@@ -136,6 +136,7 @@ fn matches_read_as_nft_writes_them() {
                 "tcp dport vmap { 80 : accept, 81 : jump other }",
             ),
             (Rule::new().tcp_flags(0x17, 0x02).accept(), "tcp flags 0x2 / 0x1,0x2,0x4,0x10 accept"),
+            (Rule::new().reverse_path_missing().drop(), "fib saddr . iif oif 0 drop"),
             (Rule::new().daddr_type(address_type::LOCAL).accept(), "fib daddr type 2 accept"),
         ],
     );
