@@ -167,3 +167,159 @@ fn publish(text: &str, domain: &DomainName, sender: &watch::Sender<Vec<Stub>>) {
         Err(error) => warn!("the Corefile is not understood; its rules stay as they are: {error}"),
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use std::time::Duration;
+
+    use daisy_api_server::{Options, ResourceDefinition, Server};
+    use daisy_dns::core::{QueryName, Snapshot, corefile};
+    use kube::Config;
+    use kube::config::{KubeConfigOptions, Kubeconfig};
+    use serde_json::{Value, json};
+    use tokio::net::UdpSocket;
+    use tokio::sync::oneshot;
+
+    use super::*;
+
+    fn domain(name: &str) -> DomainName {
+        DomainName::parse(name).expect("a name")
+    }
+
+    fn rcode_or_forward(responder: &Responder, name: &str, kind: u16) -> String {
+        let name: QueryName = name.parse().expect("a name");
+        match responder.respond(&Question { name: &name, kind: QueryType::from(kind), turn: 0 }) {
+            Reply::Answer(answer) => format!("{:?}", answer.rcode),
+            Reply::Forward(to) => format!("{to:?}"),
+        }
+    }
+
+    #[test]
+    fn the_longest_zone_wins() {
+        let snapshot = Snapshot::empty(Settings::cluster(domain("cluster.local"), TTL, TTL), 1);
+        let (rules, stubs) = watch::channel(Vec::new());
+        let responder = Responder { domain: domain("cluster.local"), current: Current::new(snapshot), stubs };
+        let ask = |name: &str| rcode_or_forward(&responder, name, 1);
+        assert_eq!(ask("nginx.nginx.svc.supercluster.local"), "NxDomain", "no Corefile yet");
+        assert_eq!(ask("kubernetes.default.svc.cluster.local"), "ServFail", "nothing is read yet");
+        assert_eq!(ask("svc.cluster.local"), "NoError");
+        assert_eq!(ask("api.github.com"), "NxDomain");
+        assert_eq!(rcode_or_forward(&responder, ".", 2), "NoError");
+        let own = ".:53 {\n    kubernetes cluster.local\n    forward . 192.0.2.1\n}\n";
+        let text = corefile::insert(own, "10.96.0.53".parse().expect("an address")).expect("can take it")
+            + "sub.cluster.local {\n    forward . 10.0.0.9:5353\n}\n";
+        publish(&text, &domain("cluster.local"), &rules);
+        assert_eq!(ask("nginx.nginx.svc.supercluster.local"), "[10.96.0.53:53]");
+        assert_eq!(ask("dns-version.clusterset.local"), "[10.96.0.53:53]");
+        assert_eq!(ask("api.github.com.supercluster.local"), "NxDomain");
+        assert_eq!(ask("x.sub.cluster.local"), "[10.0.0.9:5353]");
+        assert_eq!(ask("svc.cluster.local"), "NoError");
+        assert_eq!(ask("api.github.com"), "NxDomain", "the lab has no way out");
+        publish("broken {", &domain("cluster.local"), &rules);
+        assert_eq!(ask("nginx.nginx.svc.supercluster.local"), "[10.96.0.53:53]", "the rules stay");
+    }
+
+    fn object(version: &str, kind: &str, namespace: &str, name: &str, key: &str, rest: Value) -> Value {
+        let mut object = json!({"apiVersion": version, "kind": kind, "metadata": {"name": name, "namespace": namespace}});
+        object[key] = rest;
+        object
+    }
+
+    /// The result code that comes back, with how many answers; (2, 0) where nothing does.
+    async fn ask(server: SocketAddr, name: &str) -> (u8, u8) {
+        let mut query = vec![0x12, 0x34, 1, 0, 0, 1, 0, 0, 0, 0, 0, 0];
+        for label in name.split('.') {
+            query.push(u8::try_from(label.len()).expect("a label"));
+            query.extend(label.as_bytes());
+        }
+        query.extend([0, 0, 1, 0, 1]);
+        let socket = UdpSocket::bind("127.0.0.1:0").await.expect("a socket");
+        socket.connect(server).await.expect("connects");
+        let mut buffer = [0; 512];
+        let asked = async {
+            socket.send(&query).await?;
+            socket.recv(&mut buffer).await
+        };
+        match tokio::time::timeout(Duration::from_secs(3), asked).await {
+            Ok(Ok(_)) => (buffer[3] & 0xf, buffer[7]),
+            Ok(Err(_)) | Err(_) => (2, 0),
+        }
+    }
+
+    async fn expect(server: SocketAddr, name: &str, expected: (u8, u8)) {
+        let mut found = (0, 0);
+        for _ in 0..1000 {
+            found = ask(server, name).await;
+            if found == expected {
+                return;
+            }
+            tokio::time::sleep(Duration::from_millis(10)).await;
+        }
+        panic!("{name}: {found:?}, not {expected:?}");
+    }
+
+    #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+    async fn serves_the_cluster_and_what_its_corefile_forwards() {
+        let _ = rustls::crypto::ring::default_provider().install_default();
+        let folder = tempfile::tempdir().expect("a folder");
+        let mut options = Options::new(folder.path());
+        options.namespaces.push("daisy-system".into());
+        options.definitions.push(ResourceDefinition::untyped(("", "v1"), "services", "Service", true));
+        let slices = ResourceDefinition::untyped(("discovery.k8s.io", "v1"), "endpointslices", "EndpointSlice", true);
+        options.definitions.push(slices);
+        let api = Server::open(options).expect("opens");
+        let listeners = Server::bind(&["127.0.0.1:0".into()]).expect("a free port");
+        let url = format!("https://{}", listeners[0].local_addr().expect("an address"));
+        let kubeconfig = Kubeconfig::from_yaml(&api.admin_kubeconfig(&url, "test")).expect("a kubeconfig");
+        let config = Config::from_custom_kubeconfig(kubeconfig, &KubeConfigOptions::default()).await.expect("a configuration");
+        let client = Client::try_from(config).expect("a client");
+        let handle = api.handle();
+        let (stop, stopped) = tokio::sync::watch::channel(false);
+        let until = |mut stopped: watch::Receiver<bool>| async move { drop(stopped.wait_for(|stop| *stop).await) };
+        let serving = tokio::spawn(api.serve(listeners, until(stopped.clone())));
+
+        let free = || Sockets::bind(&["127.0.0.1:0".parse().expect("an address")]).expect("a port").addresses()[0];
+        let (cluster_dns, daisy_dns) = (free(), free());
+        let options = ClusterDnsOptions { listen: vec![cluster_dns], ..ClusterDnsOptions::default() };
+        let (done, finished) = oneshot::channel();
+        let (first, until_first) = (client.clone(), until(stopped.clone()));
+        tokio::spawn(async move { done.send(run(first, options, until_first).await) });
+        let options = daisy_dns::DnsOptions { listen: vec![daisy_dns], ..daisy_dns::DnsOptions::default() };
+        let daisy = tokio::spawn(daisy_dns::run(client, options, until(stopped)));
+
+        let service = |namespace: &str, name: &str, ip: &str| {
+            object("v1", "Service", namespace, name, "spec", json!({"clusterIP": ip, "clusterIPs": [ip]}))
+        };
+        handle.apply(service("default", "kubernetes", "10.96.0.1")).await.expect("applied");
+        let mut import = service("daisy-system", "i-nginx", "100.96.0.1");
+        import["metadata"]["labels"] = json!({
+            daisy_api::labels::IMPORT_NAMESPACE: "nginx", daisy_api::labels::IMPORT_NAME: "nginx",
+        });
+        handle.apply(import).await.expect("applied");
+        expect(cluster_dns, "kubernetes.default.svc.cluster.local", (0, 1)).await;
+        expect(cluster_dns, "nginx.nginx.svc.supercluster.local", (3, 0)).await;
+
+        // `daisy join` edits the Corefile; here our server is not on port 53.
+        let own = ".:53 {\n    kubernetes cluster.local\n}\n";
+        let joined = corefile::insert(own, "127.0.0.1".parse().expect("an address")).expect("can take it");
+        let joined = joined.replace("forward . 127.0.0.1\n", &format!("forward . {daisy_dns}\n"));
+        let map = |text: &str| object("v1", "ConfigMap", NAMESPACE, CONFIG_MAP, "data", json!({COREFILE: text}));
+        handle
+            .apply(object("v1", "ConfigMap", NAMESPACE, "other", "data", json!({COREFILE: "rubbish {"})))
+            .await
+            .expect("applied");
+        handle.apply(map(&joined)).await.expect("applied");
+        expect(cluster_dns, "nginx.nginx.svc.supercluster.local", (0, 1)).await;
+        expect(cluster_dns, "nginx.nginx.svc.cluster.local", (3, 0)).await;
+        expect(cluster_dns, "api.github.com.supercluster.local", (3, 0)).await;
+        // And `daisy leave` takes it out again.
+        handle.apply(map(&corefile::remove(&joined))).await.expect("applied");
+        expect(cluster_dns, "nginx.nginx.svc.supercluster.local", (3, 0)).await;
+
+        drop(handle);
+        stop.send(true).expect("they listen");
+        finished.await.expect("ends").expect("without an error");
+        daisy.await.expect("ends").expect("without an error");
+        serving.await.expect("ends").expect("without an error");
+    }
+}
