@@ -36,16 +36,8 @@ pub fn broker() -> Vec<ResourceDefinition> {
             .column(Column::with("Object", "string", involved))
             .column(path("Message", "string", ".message")),
         ResourceDefinition::of::<Lease>().column(path("Holder", "string", ".spec.holderIdentity")),
-        ResourceDefinition::of::<Role>().names(NameRule::PathSegment).column(path(
-            "Created At",
-            "string",
-            ".metadata.creationTimestamp",
-        )),
-        ResourceDefinition::of::<ClusterRole>().names(NameRule::PathSegment).column(path(
-            "Created At",
-            "string",
-            ".metadata.creationTimestamp",
-        )),
+        ResourceDefinition::of::<Role>().names(NameRule::PathSegment),
+        ResourceDefinition::of::<ClusterRole>().names(NameRule::PathSegment),
         ResourceDefinition::of::<RoleBinding>().names(NameRule::PathSegment).column(Column::with("Role", "string", role)),
         ResourceDefinition::of::<ClusterRoleBinding>()
             .names(NameRule::PathSegment)
@@ -53,8 +45,7 @@ pub fn broker() -> Vec<ResourceDefinition> {
         ResourceDefinition::of::<CustomResourceDefinition>()
             .with_status()
             .short_names(&["crd", "crds"])
-            .categories(&["api-extensions"])
-            .column(path("Created At", "string", ".metadata.creationTimestamp")),
+            .categories(&["api-extensions"]),
         ResourceDefinition::untyped(
             ("authorization.k8s.io", "v1"),
             "selfsubjectaccessreviews",

@@ -260,7 +260,7 @@ mod tests {
             let root = json!({"a": [{"b": "c"}, 1], "b": {"c": null}});
             for path in [text, shaped] {
                 if let Ok(path) = path.parse::<JsonPath>() {
-                    path.find(&root);
+                    let _ = path.find(&root);
                 }
             }
         }

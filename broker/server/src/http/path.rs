@@ -100,10 +100,8 @@ mod tests {
     use super::*;
 
     fn at(path: &str) -> [String; 6] {
-        match Target::parse(path) {
-            Target::Resource(path) => [path.group, path.version, path.namespace, path.plural, path.name, path.subresource],
-            other => panic!("{path}: {other:?}"),
-        }
+        let Target::Resource(path) = Target::parse(path) else { panic!("{path}: no resource") };
+        [path.group, path.version, path.namespace, path.plural, path.name, path.subresource]
     }
 
     #[test]

@@ -2,12 +2,12 @@
 
 use std::sync::Arc;
 
-use bytes::Bytes;
+use bytes::{Bytes, BytesMut};
 use http::header::{ACCEPT, AUTHORIZATION, CONTENT_TYPE};
 use http::request::Parts;
 use http::{Method, Request};
-use http_body_util::{BodyExt as _, LengthLimitError, Limited};
-use hyper::body::{Body as _, Incoming};
+use http_body_util::BodyExt as _;
+use hyper::body::Incoming;
 use serde_json::json;
 use tokio::time::Instant;
 
@@ -19,6 +19,9 @@ use crate::auth::{Claims, User};
 use crate::rbac::Attributes;
 use crate::refusal::Refusal;
 use crate::server::Inner;
+
+/// A body that is too large is still read, and forgotten, up to so many times the limit: only then does the client see why.
+const SWALLOWED: usize = 8;
 
 /// A request of a known user.
 pub(super) struct Asked<'a> {
@@ -48,10 +51,11 @@ pub(super) async fn answer(inner: &Arc<Inner>, request: Request<Incoming>) -> An
 async fn route(inner: &Arc<Inner>, parts: &Parts, body: Incoming) -> Result<Answer, Refusal> {
     let target = Target::parse(parts.uri.path());
     let reads = parts.method == Method::GET || parts.method == Method::HEAD;
-    match target {
-        Target::Health if reads => return Ok(respond::text(200, "ok")),
-        Target::Version if reads => return Ok(respond::json(200, &version())),
-        _ => {}
+    if reads && target == Target::Health {
+        return Ok(respond::text(200, "ok"));
+    }
+    if reads && target == Target::Version {
+        return Ok(respond::json(200, &version()));
     }
     let (user, claims) = bearer(parts).and_then(|token| inner.authenticate(token)).ok_or_else(Refusal::unauthorized)?;
     if parts.headers.keys().any(|name| name.as_str().starts_with("impersonate-")) {
@@ -61,7 +65,9 @@ async fn route(inner: &Arc<Inner>, parts: &Parts, body: Incoming) -> Result<Answ
     let query = Query::parse(parts.uri.query().unwrap_or_default());
     let asked = Asked { inner, parts, query, user, claims };
     if let Target::Resource(path) = target {
-        return resource::answer(&asked, path, body).await;
+        // Before rights are asked: a client that is still sending would not see the answer.
+        let body = asked.body(body).await?;
+        return resource::answer(&asked, path, &body).await;
     }
     let verb = parts.method.as_str().to_ascii_lowercase();
     inner.store.read().rbac.authorize(&asked.user, &Attributes::Path { verb: &verb, path: parts.uri.path() })?;
@@ -91,17 +97,25 @@ impl Asked<'_> {
     }
 
     /// Reads the body, within its limits of size and time.
-    pub(super) async fn body(&self, body: Incoming) -> Result<Bytes, Refusal> {
+    async fn body(&self, mut body: Incoming) -> Result<Bytes, Refusal> {
         let limits = &self.inner.limits;
-        if body.size_hint().lower() > limits.body_bytes as u64 {
-            return Err(Refusal::too_large(limits.body_bytes));
-        }
-        match tokio::time::timeout(limits.body_time, Limited::new(body, limits.body_bytes).collect()).await {
-            Ok(Ok(body)) => Ok(body.to_bytes()),
-            Ok(Err(error)) if error.is::<LengthLimitError>() => Err(Refusal::too_large(limits.body_bytes)),
-            Ok(Err(error)) => Err(Refusal::bad_request(format!("the body ended early: {error}"))),
-            Err(_) => Err(Refusal::new(408, "Timeout", "the body took too long to arrive")),
-        }
+        let collect = async {
+            let mut read = BytesMut::new();
+            let mut length = 0;
+            while let Some(frame) = body.frame().await {
+                let frame = frame.map_err(|error| Refusal::bad_request(format!("the body ended early: {error}")))?;
+                let Ok(data) = frame.into_data() else { continue };
+                length += data.len();
+                if length <= limits.body_bytes {
+                    read.extend_from_slice(&data);
+                } else if length > limits.body_bytes.saturating_mul(SWALLOWED) {
+                    break;
+                }
+            }
+            if length > limits.body_bytes { Err(Refusal::too_large(limits.body_bytes)) } else { Ok(read.freeze()) }
+        };
+        let late = |_| Refusal::new(408, "Timeout", "the body took too long to arrive");
+        tokio::time::timeout(limits.body_time, collect).await.map_err(late)?
     }
 
     /// Discovery and OpenAPI.

@@ -4,7 +4,6 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use http::Method;
-use hyper::body::Incoming;
 use serde_json::{Value, json};
 use tokio::time::Instant;
 
@@ -30,7 +29,7 @@ struct Resource<'a> {
 }
 
 /// Answers a request for a resource.
-pub(super) async fn answer(asked: &Asked<'_>, path: ResourcePath, body: Incoming) -> Result<Answer, Refusal> {
+pub(super) async fn answer(asked: &Asked<'_>, path: ResourcePath, body: &[u8]) -> Result<Answer, Refusal> {
     let verb = verb(asked, &path)?;
     let selectors = selectors(asked)?;
     let name = if path.name.is_empty() { selectors.fields.name().unwrap_or_default().to_owned() } else { path.name.clone() };
@@ -51,12 +50,12 @@ pub(super) async fn answer(asked: &Asked<'_>, path: ResourcePath, body: Incoming
     let resource = Resource { asked, selectors, served: served.clone(), path };
     match (verb, resource.path.subresource.as_str()) {
         ("create", "token") if served.key.group.is_empty() && definition.plural == "serviceaccounts" => {
-            let body = resource.json(body).await?;
+            let body = resource.json(body)?;
             review::token(asked, (&resource.path.namespace, &resource.path.name), &body).await
         }
         (_, "") if !served.has_verb(verb) => Err(Refusal::method_not_allowed(&definition.group, &definition.plural, verb)),
         ("create", "") if &*served.key.group == review::GROUP && definition.plural == review::PLURAL => {
-            let body = resource.json(body).await?;
+            let body = resource.json(body)?;
             review::access(asked, body)
         }
         ("get", "") => resource.get(),
@@ -205,10 +204,9 @@ impl Resource<'_> {
         })
     }
 
-    async fn json(&self, body: Incoming) -> Result<Value, Refusal> {
+    fn json(&self, body: &[u8]) -> Result<Value, Refusal> {
         negotiate::json_body(self.asked.content_type())?;
-        let body = self.asked.body(body).await?;
-        serde_json::from_slice(&body).map_err(|error| Refusal::bad_request(format!("error decoding the body: {error}")))
+        serde_json::from_slice(body).map_err(|error| Refusal::bad_request(format!("error decoding the body: {error}")))
     }
 
     fn writing(&self, status: bool) -> Result<Writing, Refusal> {
@@ -245,28 +243,27 @@ impl Resource<'_> {
         answer
     }
 
-    async fn create(&self, body: Incoming) -> Result<Answer, Refusal> {
+    async fn create(&self, body: &[u8]) -> Result<Answer, Refusal> {
         let definition = &self.served.definition;
         if definition.namespaced && self.path.namespace.is_empty() {
             return Err(Refusal::method_not_allowed(&definition.group, &definition.plural, "create without a namespace"));
         }
         let (form, writing) = (self.form()?, self.writing(false)?);
-        let body = self.json(body).await?;
+        let body = self.json(body)?;
         let written = self.write(writing, move |writer| writer.create(body)).await?;
         Ok(self.written(201, &written, form))
     }
 
-    async fn update(&self, body: Incoming, status: bool) -> Result<Answer, Refusal> {
+    async fn update(&self, body: &[u8], status: bool) -> Result<Answer, Refusal> {
         let (form, writing) = (self.form()?, self.writing(status)?);
-        let body = self.json(body).await?;
+        let body = self.json(body)?;
         self.changed(writing, Change::Replace(body), form).await
     }
 
-    async fn patch(&self, body: Incoming, status: bool) -> Result<Answer, Refusal> {
+    async fn patch(&self, body: &[u8], status: bool) -> Result<Answer, Refusal> {
         let (form, writing) = (self.form()?, self.writing(status)?);
         let media_type = negotiate::media_type(self.asked.content_type());
-        let body = self.asked.body(body).await?;
-        let patch = Patch::parse(&media_type, &body, self.served.is_custom())?;
+        let patch = Patch::parse(&media_type, body, self.served.is_custom())?;
         self.changed(writing, Change::Patch(patch), form).await
     }
 
@@ -276,20 +273,19 @@ impl Resource<'_> {
         Ok(self.written(200, &written, form))
     }
 
-    async fn delete_options(&self, body: Incoming) -> Result<(DeleteOptions, Writing), Refusal> {
-        let body = self.asked.body(body).await?;
+    fn delete_options(&self, body: &[u8]) -> Result<(DeleteOptions, Writing), Refusal> {
         if !body.is_empty() {
             negotiate::json_body(self.asked.content_type())?;
         }
-        let options = DeleteOptions::parse(&body)?;
+        let options = DeleteOptions::parse(body)?;
         let mut writing = self.writing(false)?;
         writing.dry_run |= options.dry_run;
         Ok((options, writing))
     }
 
-    async fn delete(&self, body: Incoming) -> Result<Answer, Refusal> {
+    async fn delete(&self, body: &[u8]) -> Result<Answer, Refusal> {
         let form = self.form()?;
-        let (options, writing) = self.delete_options(body).await?;
+        let (options, writing) = self.delete_options(body)?;
         let name = self.path.name.clone();
         let deleted = self.write(writing, move |writer| writer.delete(&name, &options)).await?;
         Ok(match deleted {
@@ -307,7 +303,7 @@ impl Resource<'_> {
         })
     }
 
-    async fn delete_collection(&self, body: Incoming) -> Result<Answer, Refusal> {
+    async fn delete_collection(&self, body: &[u8]) -> Result<Answer, Refusal> {
         let definition = &self.served.definition;
         if definition.namespaced && self.path.namespace.is_empty() {
             return Err(Refusal::method_not_allowed(
@@ -317,7 +313,7 @@ impl Resource<'_> {
             ));
         }
         let form = self.form()?;
-        let (options, writing) = self.delete_options(body).await?;
+        let (options, writing) = self.delete_options(body)?;
         let selectors = self.selectors.clone();
         let gone = self.write(writing, move |writer| writer.delete_collection(&selectors, &options)).await?;
         let version = self.asked.inner.store.read().version;

@@ -33,9 +33,11 @@ pub(super) async fn token(asked: &Asked<'_>, (namespace, name): (&str, &str), bo
     if !spec["boundObjectRef"].is_null() {
         causes.push(Cause::invalid("spec.boundObjectRef", "Invalid value: tokens are bound to their ServiceAccount only"));
     }
-    let seconds = match &spec["expirationSeconds"] {
-        Value::Null => Some(DEFAULT_SECONDS.max(limits.token_least.as_secs())),
-        value => value.as_u64().filter(|seconds| *seconds >= limits.token_least.as_secs() && *seconds <= 1 << 32),
+    let wanted = &spec["expirationSeconds"];
+    let seconds = if wanted.is_null() {
+        Some(DEFAULT_SECONDS.max(limits.token_least.as_secs()))
+    } else {
+        wanted.as_u64().filter(|seconds| *seconds >= limits.token_least.as_secs() && *seconds <= 1 << 32)
     };
     if seconds.is_none() {
         let message = format!(

@@ -82,7 +82,9 @@ impl Rule {
         all(&self.verbs, &part.verbs)
             && all(&self.groups, &part.groups)
             && part.resources.iter().all(|want| self.resources.iter().any(|have| resource_covers(have, want)))
-            && (self.names.is_empty() || !part.names.is_empty() && part.names.iter().all(|want| self.names.contains(want)))
+            && (self.names.is_empty()
+                || part.resources.is_empty()
+                || !part.names.is_empty() && part.names.iter().all(|want| self.names.contains(want)))
             && part.paths.iter().all(|want| self.paths.iter().any(|have| path_matches(have, want)))
     }
 }

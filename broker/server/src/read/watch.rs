@@ -192,6 +192,10 @@ impl WatchStream {
                 if let Some(line) = self.line(event) {
                     out.extend_from_slice(&line);
                 }
+                // The rest of these changes is taken again from the cursor.
+                if out.len() >= CHUNK_BYTES {
+                    break;
+                }
             }
         }
         (!out.is_empty()).then(|| out.freeze())

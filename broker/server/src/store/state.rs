@@ -79,7 +79,7 @@ impl Collection {
             undone.remove(after);
         }
         let wanted = namespace.map(str::to_owned);
-        let now: Box<dyn Iterator<Item = (&Place, &Arc<Stored>)>> = Box::new(
+        let now: Objects<'_> = Box::new(
             self.objects
                 .range((self::start(namespace, after), Bound::Unbounded))
                 .take_while(move |((at, _), _)| wanted.as_ref().is_none_or(|wanted| at == wanted)),
@@ -141,9 +141,11 @@ fn start(namespace: Option<&str>, after: Option<&Place>) -> Bound<Place> {
     }
 }
 
+type Objects<'a> = Box<dyn Iterator<Item = (&'a Place, &'a Arc<Stored>)> + 'a>;
+
 /// A collection's objects at a moment, in order.
 pub(crate) struct Page<'a> {
-    now: std::iter::Peekable<Box<dyn Iterator<Item = (&'a Place, &'a Arc<Stored>)> + 'a>>,
+    now: std::iter::Peekable<Objects<'a>>,
     then: std::iter::Peekable<std::collections::btree_map::IntoIter<Place, Option<Arc<Stored>>>>,
 }
 

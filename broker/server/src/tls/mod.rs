@@ -33,7 +33,7 @@ const AUTHORITY_NAME: &str = "daisy API server authority";
 /// Midnight, so many days from now.
 macro_rules! midnight {
     ($now:expr, $days:expr) => {{
-        let date = ($now + ($days * 24).hours()).to_zoned(TimeZone::UTC).date();
+        let date = ($now + ($days) * 24.hours()).to_zoned(TimeZone::UTC).date();
         rcgen::date_time_ymd(i32::from(date.year()), date.month().unsigned_abs(), date.day().unsigned_abs())
     }};
 }
