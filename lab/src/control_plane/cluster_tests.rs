@@ -23,8 +23,8 @@ use super::*;
 
 const PATIENCE: Duration = Duration::from_secs(10);
 
-struct Cluster {
-    client: Client,
+pub(crate) struct Cluster {
+    pub(crate) client: Client,
     data: Option<TempDir>,
     stop: Option<oneshot::Sender<()>>,
     running: tokio::task::JoinHandle<anyhow::Result<()>>,
@@ -32,7 +32,7 @@ struct Cluster {
 }
 
 impl Cluster {
-    async fn start() -> Self {
+    pub(crate) async fn start() -> Self {
         Self::start_in(tempfile::tempdir().expect("a folder")).await
     }
 
@@ -62,7 +62,7 @@ impl Cluster {
         Self { client, data: Some(data), stop: Some(stop), running, kubelets }
     }
 
-    async fn stop(mut self) -> TempDir {
+    pub(crate) async fn stop(mut self) -> TempDir {
         if let Some(kubelets) = self.kubelets.take() {
             kubelets.abort();
         }
@@ -75,19 +75,19 @@ impl Cluster {
         self.data.as_ref().expect("not stopped").path().join(ADMIN_KUBECONFIG)
     }
 
-    fn api<K>(&self, namespace: &str) -> Api<K>
+    pub(crate) fn api<K>(&self, namespace: &str) -> Api<K>
     where
         K: kube::Resource<DynamicType = (), Scope = k8s_openapi::NamespaceResourceScope>,
     {
         Api::namespaced(self.client.clone(), namespace)
     }
 
-    async fn namespace(&self, name: &str) {
+    pub(crate) async fn namespace(&self, name: &str) {
         let namespace: Namespace = serde_json::from_value(json!({ "metadata": { "name": name } })).expect("a Namespace");
         Api::all(self.client.clone()).create(&PostParams::default(), &namespace).await.expect("created");
     }
 
-    async fn node(&self, name: &str) {
+    pub(crate) async fn node(&self, name: &str) {
         let node: Node = serde_json::from_value(json!({
             "metadata": { "name": name, "labels": { "kubernetes.io/hostname": name } },
         }))
@@ -171,7 +171,7 @@ fn deployment(name: &str, replicas: u32, image: &str) -> Deployment {
     .expect("a Deployment")
 }
 
-fn service(name: &str, spec: Value) -> Service {
+pub(crate) fn service(name: &str, spec: Value) -> Service {
     serde_json::from_value(json!({ "metadata": { "name": name }, "spec": spec })).expect("a Service")
 }
 

@@ -123,4 +123,4 @@ async fn admin_client(kubeconfig: &str) -> anyhow::Result<kube::Client> {
 }
 
 #[cfg(test)]
-mod cluster_tests;
+pub(crate) mod cluster_tests;

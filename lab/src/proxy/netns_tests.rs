@@ -12,10 +12,12 @@ use std::thread::JoinHandle;
 use std::time::Duration;
 
 use daisy_nftables::protocol;
+use kube::api::PostParams;
 use nix::sched::{CloneFlags, unshare};
 
 use super::index::{Backends, Frontend};
 use super::*;
+use crate::control_plane::cluster_tests::{Cluster, service};
 
 const TIMEOUT: Duration = Duration::from_secs(3);
 
@@ -266,4 +268,65 @@ fn connections_are_spread_and_clients_may_stay() {
         rebuilt.commit(&mut socket).expect("made anew");
     });
     assert!(ask(&node.client, "10.96.0.9:80").is_ok());
+}
+
+/// The proxy as a whole: a control plane, a node's namespace, and how long it takes from an EndpointSlice to its rule.
+#[tokio::test(flavor = "multi_thread")]
+async fn what_the_api_says_is_in_the_kernel_soon() {
+    if skipped("what_the_api_says_is_in_the_kernel_soon") {
+        return;
+    }
+    let cluster = Cluster::start().await;
+    let node = Namespace::new();
+    let (socket, mut look) = node.run(|| (Socket::open().expect("a socket"), Socket::open().expect("a socket")));
+    let options =
+        Options { node: "n1".to_owned(), kubeconfig: PathBuf::new(), pod_cidrs: vec!["10.10.0.0/16".parse().expect("a CIDR")] };
+    let (tell, ready) = tokio::sync::oneshot::channel();
+    let client = cluster.client.clone();
+    let running = tokio::spawn(async move {
+        let on_ready = || {
+            let _ = tell.send(());
+        };
+        serve(client, socket, &options, on_ready).await
+    });
+    ready.await.expect("it is up");
+    let table = daisy_nftables::Table::inet(TABLE);
+    let mut targets = |chain: &str| {
+        let rules = look.rules(&table, Some(chain)).unwrap_or_default();
+        let words: Vec<String> = rules.iter().filter_map(|r| r.comment.clone()).collect();
+        words.join(" ")
+    };
+    let spec = serde_json::json!({ "clusterIP": "10.110.0.20", "ports": [{ "name": "http", "port": 80 }] });
+    let services = cluster.api::<Service>("default");
+    services.create(&PostParams::default(), &service("web", spec)).await.expect("created");
+    let slices = cluster.api::<EndpointSlice>("default");
+    for round in 1..=5u32 {
+        if round == 3 {
+            let gone = node.run(|| {
+                Batch::new().destroy_table(&daisy_nftables::Table::inet(TABLE)).commit(&mut Socket::open().expect("a socket"))
+            });
+            gone.expect("somebody took the table away");
+        }
+        let slice: EndpointSlice = serde_json::from_value(serde_json::json!({
+            "metadata": { "name": format!("web-{round}"), "labels": { "kubernetes.io/service-name": "web" } },
+            "addressType": "IPv4", "endpoints": [{ "addresses": [format!("10.10.0.{round}")] }], "ports": [{ "name": "http", "port": 8080 }],
+        }))
+        .expect("a slice");
+        let chain = "svc-10.110.0.20-6-80";
+        let started = std::time::Instant::now();
+        slices.create(&PostParams::default(), &slice).await.expect("created");
+        while !targets(chain).contains("default/web:http") {
+            assert!(started.elapsed() < Duration::from_secs(10), "the rule is not there");
+            tokio::time::sleep(Duration::from_millis(1)).await;
+        }
+        eprintln!("from the EndpointSlice to its rule: {:?}", started.elapsed());
+        slices.delete(&format!("web-{round}"), &kube::api::DeleteParams::default()).await.expect("deleted");
+        while !targets(chain).is_empty() {
+            assert!(started.elapsed() < Duration::from_secs(10), "the rule is still there");
+            tokio::time::sleep(Duration::from_millis(1)).await;
+        }
+    }
+    assert!(targets("svc-10.110.0.1-6-443").is_empty(), "nobody is behind default/kubernetes here");
+    running.abort();
+    cluster.stop().await;
 }
