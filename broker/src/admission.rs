@@ -43,7 +43,7 @@ pub(crate) enum Inadmissible {
     NoMember(ClusterId),
     /// A record that its Member does not allow.
     #[error(transparent)]
-    Policy(#[from] policy::Refusal),
+    Policy(Box<policy::Refusal>),
     /// A name that belongs to no object of this kind.
     #[error("metadata.name: a {kind} is named after its cluster: {expected}")]
     Name {
@@ -96,6 +96,12 @@ pub(crate) enum Inadmissible {
         /// The other member.
         owner: String,
     },
+}
+
+impl From<policy::Refusal> for Inadmissible {
+    fn from(refusal: policy::Refusal) -> Self {
+        Self::Policy(Box::new(refusal))
+    }
 }
 
 /// Who writes, as far as admission asks.
@@ -295,7 +301,7 @@ mod tests {
         assert_eq!(try_write(SYNCER, "exports", own, &export("shop")), Ok(()));
         assert!(matches!(
             try_write(SYNCER, "exports", ("daisy-cluster-local", "web.bank"), &export("bank")),
-            Err(Inadmissible::Policy(policy::Refusal::OutsideGrant { .. }))
+            Err(Inadmissible::Policy(refusal)) if matches!(*refusal, policy::Refusal::OutsideGrant { .. })
         ));
         assert!(matches!(
             try_write(SYNCER, "exports", ("default", "web.shop"), &export("shop")),

@@ -16,7 +16,7 @@ use daisy_api::{
 };
 use thiserror::Error;
 
-/// Why a record is not what its cluster may say.
+/// Why a record is not what its cluster may say. (Boxed texts: it is returned for each record, most often not at all.)
 #[derive(Debug, Clone, PartialEq, Eq, Error)]
 pub enum Refusal {
     /// The namespace of an export is not in the grant.
@@ -26,23 +26,23 @@ pub enum Refusal {
     )]
     OutsideGrant {
         /// The record.
-        object: String,
+        object: Box<str>,
         /// The cluster.
         cluster: ClusterId,
         /// The namespace.
         namespace: NamespaceName,
         /// The grant as it is.
-        grant: String,
+        grant: Box<str>,
         /// The grant that would allow it.
-        suggestion: String,
+        suggestion: Box<str>,
     },
     /// The record is not named after what it holds.
     #[error("{object}: metadata.name does not belong to what the record holds; name it {expected}")]
     WrongName {
         /// The record.
-        object: String,
+        object: Box<str>,
         /// What its name would have to be, or begin with.
-        expected: String,
+        expected: Box<str>,
     },
     /// An address that lies in none of the ranges that the Member has for its purpose.
     #[error(
@@ -51,23 +51,23 @@ pub enum Refusal {
     )]
     AddressOutside {
         /// The record.
-        object: String,
+        object: Box<str>,
         /// The cluster.
         cluster: ClusterId,
         /// The field.
-        field: String,
+        field: Box<str>,
         /// The address.
         address: IpAddr,
         /// The ranges that it would have to lie in.
-        ranges: String,
+        ranges: Box<str>,
     },
     /// An address that means something else on every host, or nobody's.
     #[error("{object}: {field} {address} is {what}, which no other cluster can reach; leave it out")]
     SpecialAddress {
         /// The record.
-        object: String,
+        object: Box<str>,
         /// The field.
-        field: String,
+        field: Box<str>,
         /// The address.
         address: IpAddr,
         /// What it is, as "a loopback address".
@@ -77,9 +77,9 @@ pub enum Refusal {
     #[error("{object}: {field} {address} is not of the record's addressType {expected}; write one record for each family")]
     WrongFamily {
         /// The record.
-        object: String,
+        object: Box<str>,
         /// The field.
-        field: String,
+        field: Box<str>,
         /// The address.
         address: IpAddr,
         /// The family that the record says.
@@ -89,31 +89,31 @@ pub enum Refusal {
     #[error("{object}: {field} is {found}, but the Member of cluster {cluster} has {expected}; write the Member's")]
     NotTheMembers {
         /// The record.
-        object: String,
+        object: Box<str>,
         /// The cluster.
         cluster: ClusterId,
         /// The field.
         field: &'static str,
         /// What the record has.
-        found: String,
+        found: Box<str>,
         /// What the Member has.
-        expected: String,
+        expected: Box<str>,
     },
     /// Something that must be there once is there twice.
     #[error("{object}: {field} {value} is there twice; each may be there once")]
     Duplicate {
         /// The record.
-        object: String,
+        object: Box<str>,
         /// The field.
         field: &'static str,
         /// The value.
-        value: String,
+        value: Box<str>,
     },
     /// More entries than a record may have.
     #[error("{object}: {field} has {count} entries; at most {max} are allowed")]
     TooMany {
         /// The record.
-        object: String,
+        object: Box<str>,
         /// The field.
         field: &'static str,
         /// How many it has.
@@ -125,9 +125,9 @@ pub enum Refusal {
     #[error("{object}: {field} is 0; ports are 1 to 65535")]
     PortZero {
         /// The record.
-        object: String,
+        object: Box<str>,
         /// The field.
-        field: String,
+        field: Box<str>,
     },
 }
 
@@ -163,12 +163,12 @@ pub fn special_address(address: IpAddr) -> Option<&'static str> {
 }
 
 /// The name under which messages speak of a record.
-fn object(kind: &str, id: &ClusterId, name: &str) -> String {
-    format!("{kind} {}/{name}", id.broker_namespace())
+fn object(kind: &str, id: &ClusterId, name: &str) -> Box<str> {
+    format!("{kind} {}/{name}", id.broker_namespace()).into()
 }
 
-fn list(cidrs: &[Cidr]) -> String {
-    cidrs.iter().map(Cidr::to_string).collect::<Vec<_>>().join(", ")
+fn list(cidrs: &[Cidr]) -> Box<str> {
+    cidrs.iter().map(Cidr::to_string).collect::<Vec<_>>().join(", ").into()
 }
 
 /// Whether the cluster's grant allows what the key names.
@@ -182,11 +182,11 @@ pub fn granted(id: &ClusterId, member: &MemberSpec, object: &str, key: &ServiceK
     let suggestion =
         if member.grant.is_none() { key.namespace.to_string() } else { format!("'{},{}'", member.grant, key.namespace) };
     Err(Refusal::OutsideGrant {
-        object: object.to_owned(),
+        object: object.into(),
         cluster: id.clone(),
         namespace: key.namespace.clone(),
-        grant: member.grant.to_string(),
-        suggestion,
+        grant: member.grant.to_string().into(),
+        suggestion: suggestion.into(),
     })
 }
 
@@ -200,40 +200,47 @@ pub fn export(id: &ClusterId, member: &MemberSpec, name: &str, spec: &ExportSpec
     let key = spec.key();
     let expected = key.record_name();
     if name != expected {
-        return Err(Refusal::WrongName { object, expected });
+        return Err(Refusal::WrongName { object, expected: expected.into() });
     }
     granted(id, member, &object, &key)?;
     if spec.ports.iter().any(|port| port.port == 0) {
-        return Err(Refusal::PortZero { object, field: "spec.ports[].port".to_owned() });
+        return Err(Refusal::PortZero { object, field: "spec.ports[].port".into() });
     }
     for (index, address) in spec.cluster_ips.iter().copied().enumerate() {
-        inside(id, &object, format!("spec.clusterIPs[{index}]"), address, &member.service_cidrs)?;
+        inside((id, &object), || format!("spec.clusterIPs[{index}]"), address, &member.service_cidrs)?;
     }
     Ok(())
 }
 
-fn inside(id: &ClusterId, object: &str, field: String, address: IpAddr, ranges: &[Cidr]) -> Result<(), Refusal> {
+/// Whether an address of a record lies in the ranges. The field is named only where it does not: records have many addresses.
+fn inside(
+    (id, object): (&ClusterId, &str),
+    field: impl FnOnce() -> String,
+    address: IpAddr,
+    ranges: &[Cidr],
+) -> Result<(), Refusal> {
     if let Some(what) = special_address(address) {
-        return Err(Refusal::SpecialAddress { object: object.to_owned(), field, address, what });
+        return Err(Refusal::SpecialAddress { object: object.into(), field: field().into(), address, what });
     }
     if ranges.iter().any(|range| range.contains(address)) {
         return Ok(());
     }
-    Err(Refusal::AddressOutside { object: object.to_owned(), cluster: id.clone(), field, address, ranges: list(ranges) })
+    let (field, ranges) = (field().into(), list(ranges));
+    Err(Refusal::AddressOutside { object: object.into(), cluster: id.clone(), field, address, ranges })
 }
 
 /// What is wrong with an ExportEndpoints record as a whole, its addresses apart.
-fn endpoints_head(id: &ClusterId, member: &MemberSpec, name: &str, spec: &ExportEndpointsSpec) -> Result<String, Refusal> {
+fn endpoints_head(id: &ClusterId, member: &MemberSpec, name: &str, spec: &ExportEndpointsSpec) -> Result<Box<str>, Refusal> {
     let object = object("ExportEndpoints", id, name);
     let key = spec.key();
     let beginning = format!("{}.", key.record_name());
     let hash = name.strip_prefix(&beginning).unwrap_or_default();
     if hash.is_empty() || hash.contains('.') {
-        return Err(Refusal::WrongName { object, expected: format!("{beginning}HASH") });
+        return Err(Refusal::WrongName { object, expected: format!("{beginning}HASH").into() });
     }
     granted(id, member, &object, &key)?;
     if spec.ports.iter().any(|port| port.port == 0) {
-        return Err(Refusal::PortZero { object, field: "spec.ports[].port".to_owned() });
+        return Err(Refusal::PortZero { object, field: "spec.ports[].port".into() });
     }
     Ok(object)
 }
@@ -246,11 +253,12 @@ fn endpoint(
     (index, endpoint): (usize, &Endpoint),
 ) -> Result<(), Refusal> {
     for (n, address) in endpoint.addresses.iter().copied().enumerate() {
-        let field = format!("spec.endpoints[{index}].addresses[{n}]");
+        let field = || format!("spec.endpoints[{index}].addresses[{n}]");
         if IpFamily::of(address) != family {
-            return Err(Refusal::WrongFamily { object: object.to_owned(), field, address, expected: family.as_str() });
+            let (object, field) = (object.into(), field().into());
+            return Err(Refusal::WrongFamily { object, field, address, expected: family.as_str() });
         }
-        inside(id, object, field, address, ranges)?;
+        inside((id, object), field, address, ranges)?;
     }
     Ok(())
 }
@@ -307,8 +315,8 @@ pub fn cluster(id: &ClusterId, member: &MemberSpec, name: &str, spec: &ClusterSp
             object,
             cluster: id.clone(),
             field: "spec.exporter",
-            found: "true".to_owned(),
-            expected: "the grant none".to_owned(),
+            found: "true".into(),
+            expected: "the grant none".into(),
         });
     }
     Ok(())
@@ -328,10 +336,10 @@ fn same(found: &[Cidr], expected: &[Cidr]) -> bool {
     found.len() == expected.len() && found.iter().collect::<BTreeSet<_>>() == expected.iter().collect::<BTreeSet<_>>()
 }
 
-fn cluster_head(id: &ClusterId, member: &MemberSpec, name: &str, spec: &ClusterSpec) -> Result<String, Refusal> {
+fn cluster_head(id: &ClusterId, member: &MemberSpec, name: &str, spec: &ClusterSpec) -> Result<Box<str>, Refusal> {
     let object = object("Cluster", id, name);
     if name != id.as_str() {
-        return Err(Refusal::WrongName { object, expected: id.to_string() });
+        return Err(Refusal::WrongName { object, expected: id.as_str().into() });
     }
     let node_range = [member.node_cidr];
     let ranges: [(&'static str, &[Cidr], &[Cidr]); 3] = [
@@ -352,9 +360,9 @@ fn cluster_head(id: &ClusterId, member: &MemberSpec, name: &str, spec: &ClusterS
 fn gateways(id: &ClusterId, member: &MemberSpec, object: &str, spec: &ClusterSpec) -> Result<(), Refusal> {
     if spec.gateways.len() > GATEWAYS_MAX {
         let count = spec.gateways.len();
-        return Err(Refusal::TooMany { object: object.to_owned(), field: "spec.gateways", count, max: GATEWAYS_MAX });
+        return Err(Refusal::TooMany { object: object.into(), field: "spec.gateways", count, max: GATEWAYS_MAX });
     }
-    let duplicate = |field, value| Err(Refusal::Duplicate { object: object.to_owned(), field, value });
+    let duplicate = |field, value: String| Err(Refusal::Duplicate { object: object.into(), field, value: value.into() });
     let (mut nodes, mut keys, mut addresses) = (BTreeSet::new(), BTreeSet::new(), BTreeSet::new());
     for (index, gateway) in spec.gateways.iter().enumerate() {
         if !nodes.insert(&gateway.node) {
@@ -366,14 +374,16 @@ fn gateways(id: &ClusterId, member: &MemberSpec, object: &str, spec: &ClusterSpe
         if !addresses.insert(gateway.address) {
             return duplicate("spec.gateways[].address", gateway.address.to_string());
         }
-        inside(id, object, format!("spec.gateways[{index}].address"), gateway.address, &[member.node_cidr])?;
+        let field = || format!("spec.gateways[{index}].address");
+        inside((id, object), field, gateway.address, &[member.node_cidr])?;
         for (n, endpoint) in gateway.endpoints.iter().enumerate() {
-            let (address, field) = (endpoint.address.ip(), format!("spec.gateways[{index}].endpoints[{n}].address"));
+            let address = endpoint.address.ip();
+            let field = || format!("spec.gateways[{index}].endpoints[{n}].address").into();
             if let Some(what) = special_address(address) {
-                return Err(Refusal::SpecialAddress { object: object.to_owned(), field, address, what });
+                return Err(Refusal::SpecialAddress { object: object.into(), field: field(), address, what });
             }
             if endpoint.address.port() == 0 {
-                return Err(Refusal::PortZero { object: object.to_owned(), field });
+                return Err(Refusal::PortZero { object: object.into(), field: field() });
             }
         }
     }

@@ -52,12 +52,11 @@ impl Hooks for Admission {
             creates: request.operation == Operation::Create,
             object: request.object,
         };
-        admission::admit(&write, &Stored { keys: self, view }).map_err(|why| match why {
-            Inadmissible::Malformed { field, cause } => {
-                Refusal::invalid(group, plural, request.name, vec![Cause::invalid(field, cause)])
-            }
-            // As Kubernetes refuses what exceeds a quota. (Clients take 429 for a pause, and wait.)
-            other => Refusal::forbidden(group, plural, request.name, other),
-        })
+        let Err(why) = admission::admit(&write, &Stored { keys: self, view }) else { return Ok(()) };
+        if let Inadmissible::Malformed { field, cause } = why {
+            return Err(Refusal::invalid(group, plural, request.name, vec![Cause::invalid(field, cause)]));
+        }
+        // As Kubernetes refuses what exceeds a quota, too. (Clients take 429 for a pause, and wait.)
+        Err(Refusal::forbidden(group, plural, request.name, why))
     }
 }

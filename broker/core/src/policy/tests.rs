@@ -102,7 +102,7 @@ fn an_export_stays_inside_the_grant_and_the_service_cidrs() {
     assert!(text.contains("Export daisy-cluster-staging/web.shop-eu") && text.contains("--export 'web,shop-eu'"), "{text}");
     assert!(matches!(
         export(&id(), &member("all"), "other.shop-eu", &spec),
-        Err(Refusal::WrongName { expected, .. }) if expected == "web.shop-eu"
+        Err(Refusal::WrongName { expected, .. }) if &*expected == "web.shop-eu"
     ));
     let outside = an_export("shop-eu", &["10.10.0.5"]);
     assert!(matches!(export(&id(), &member("all"), "web.shop-eu", &outside), Err(Refusal::AddressOutside { .. })));

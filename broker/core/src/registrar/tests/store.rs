@@ -251,10 +251,8 @@ impl Broker {
     pub(super) fn settle(&mut self) {
         for _ in 0..10_000 {
             self.tell(usize::MAX);
-            if !self.step() {
-                if self.events.is_empty() {
-                    return;
-                }
+            if !self.step() && self.events.is_empty() {
+                return;
             }
         }
         panic!("the registrar does not come to rest: {:?}", self.actions.last());
