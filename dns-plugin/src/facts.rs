@@ -203,7 +203,10 @@ mod tests {
         let fact = service(Scope::Supercluster, &kube_service(&json!({"namespace": "shop", "name": "web"}), spec))?;
         Ok(fact.map(|fact| match fact {
             Fact::Local(key, service) if key.to_string() == "shop/web" => service.kind,
-            other => panic!("{other:?}"),
+            other
+            @ (Fact::Local(..) | Fact::Import(..) | Fact::LocalSlice(..) | Fact::ImportSlice(..) | Fact::Namespace(_)) => {
+                panic!("{other:?}")
+            }
         }))
     }
 
@@ -249,7 +252,7 @@ mod tests {
         let key = |fact: Result<Option<Fact>, Unusable>| match fact.expect("usable").expect("a fact") {
             Fact::Import(key, _) => format!("import {key}"),
             Fact::Local(key, _) => format!("local {key}"),
-            other => panic!("{other:?}"),
+            other @ (Fact::LocalSlice(..) | Fact::ImportSlice(..) | Fact::Namespace(_)) => panic!("{other:?}"),
         };
         assert_eq!(key(of(Scope::Supercluster, "daisy-system", &both)), "import nginx/web");
         assert_eq!(key(of(Scope::Supercluster, "shop", &both)), "local shop/i-x");

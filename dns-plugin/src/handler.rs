@@ -122,10 +122,12 @@ impl<R: Respond> RequestHandler for Handler<R> {
         let start = Instant::now();
         let mut response = self.respond(request).await;
         let edns = request.edns.as_ref().map(our_edns);
-        if request.protocol() == Protocol::Udp {
-            let limit = request.edns.as_ref().map_or(UDP_PAYLOAD_MIN, |e| e.max_payload().clamp(UDP_PAYLOAD_MIN, UDP_PAYLOAD));
-            response.sections.fit(&request.queries, limit, edns.is_some());
-        }
+        let limit = match (request.protocol(), &request.edns) {
+            (Protocol::Udp, Some(edns)) => edns.max_payload().clamp(UDP_PAYLOAD_MIN, UDP_PAYLOAD),
+            (Protocol::Udp, None) => UDP_PAYLOAD_MIN,
+            (_, _) => u16::MAX,
+        };
+        response.sections.fit(&request.queries, limit, edns.is_some());
         response.metadata.truncation = response.sections.truncated;
         let (metadata, sections) = (response.metadata, &response.sections);
         let mut builder = MessageResponseBuilder::from_message_request(request);

@@ -125,6 +125,15 @@ async fn what_does_not_fit_is_cut_and_had_whole_by_tcp() {
     let text = dig(server.address, "_http._tcp.db.shop.svc.clusterset.local SRV +tcp").await;
     assert!(text.contains("ANSWER: 300, AUTHORITY: 0, ADDITIONAL: 301"), "{text}");
     server.stop().await;
+    // What not even TCP can hold is cut there, and says so; its OPT record stays.
+    let server = Running::start(&synced(5000), "127.0.0.1:0");
+    let text = dig(server.address, "db.shop.svc.clusterset.local A +tcp").await;
+    assert!(
+        text.contains("flags: qr aa tc rd;") && text.contains("EDNS: version: 0") && answers(&text) > 1000,
+        "{}",
+        &text[..900]
+    );
+    server.stop().await;
     let server = Running::start(&synced(9), "127.0.0.1:0");
     let text = dig(server.address, "_http._tcp.db.shop.svc.clusterset.local SRV +bufsize=900").await;
     assert!(text.contains("flags: qr aa rd;") && text.contains("ANSWER: 9,") && !text.contains("TCP mode"), "{text}");
