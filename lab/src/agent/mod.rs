@@ -123,10 +123,16 @@ async fn serve(agent: Agent, began: Instant) -> std::io::Result<()> {
     loop {
         tokio::select! {
             () = &mut down => return Ok(()),
-            accepted = control.accept() => {
-                let (stream, _) = accepted?;
-                tokio::spawn(control::serve(Arc::clone(&shared), stream));
-            }
+            accepted = control.accept() => match accepted {
+                Ok((stream, _)) => {
+                    tokio::spawn(control::serve(Arc::clone(&shared), stream));
+                }
+                Err(e) => {
+                    // Out of descriptors, most likely: they come back when requests are answered.
+                    tracing::warn!("accepting on the control socket: {e}");
+                    tokio::time::sleep(std::time::Duration::from_millis(100)).await;
+                }
+            },
         }
     }
 }

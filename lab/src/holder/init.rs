@@ -10,6 +10,7 @@ use std::process::ExitCode;
 
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use nix::sys::prctl::set_pdeathsig;
+use nix::sys::resource::{Resource, getrlimit, setrlimit};
 use nix::sys::signal::{SaFlags, SigAction, SigHandler, SigSet, Signal, sigaction};
 use nix::sys::wait::{WaitStatus, waitpid};
 use nix::unistd::{ForkResult, Pid, fork, sethostname, setsid};
@@ -76,8 +77,16 @@ fn set_up(options: &InitOptions) -> io::Result<()> {
     // Ctrl-C at the terminal is for the front-end to act on.
     setsid()?;
     end_on_signals()?;
+    many_descriptors()?;
     sethostname("lab")?;
     mounts(options)
+}
+
+/// A network namespace is a descriptor, and one more for each socket in it: as many as the hard limit allows, for all of the lab.
+fn many_descriptors() -> io::Result<()> {
+    let (_, hard) = getrlimit(Resource::RLIMIT_NOFILE)?;
+    setrlimit(Resource::RLIMIT_NOFILE, hard, hard)?;
+    Ok(())
 }
 
 /// The first process of a PID namespace ignores every signal that it has no handler for.

@@ -199,6 +199,46 @@ pub(crate) fn pods_come_and_go() {
     });
 }
 
+pub(crate) fn what_is_killed_comes_back() {
+    let front_end = FrontEnd::start("comes-back", &[]);
+    let lab = front_end.lab();
+    runtime().block_on(async {
+        let client = lab.client("staging").await.expect("a client");
+        let pods: Api<Pod> = Api::namespaced(client.clone(), "default");
+        create(&pods, pod("web", "staging-node1", json!({ "image": "nginx" }))).await;
+        create(&pods, pod("shell", "staging-node2", json!({ "image": "sleep" }))).await;
+        ready(&pods, "web").await;
+        ready(&pods, "shell").await;
+        let pid = |name: &'static str| {
+            let lab = &lab;
+            async move { lab.processes().await.expect("they are listed").into_iter().find(|p| p.name == name).map(|p| p.pid) }
+        };
+        for own in ["staging/kubelet", "staging/control-plane", "staging/proxy-staging-node2"] {
+            let (before, web) = (pid(own).await.expect("it runs"), pid("staging/default/web/main").await);
+            say(&lab, "staging", &["kill", "-9", &before.to_string()]).await;
+            eventually(&format!("{own} runs again"), || async { pid(own).await.is_some_and(|now| now != before) }).await;
+            if own == "staging/kubelet" {
+                // Its containers ended with it, and are started again.
+                eventually("the pods run again", || async {
+                    let now = pid("staging/default/web/main").await;
+                    now.is_some() && now != web
+                })
+                .await;
+            } else {
+                assert_eq!(pid("staging/default/web/main").await, web, "no pod is touched");
+            }
+            eventually("pods can be made and reached", || async {
+                let Ok(Some(web)) = pods.get_opt("web").await else { return false };
+                let Some(to) = web.status.and_then(|s| s.pod_ip) else { return false };
+                fetch(&lab, "staging/shell", &to).await.is_ok()
+            })
+            .await;
+        }
+        create(&pods, pod("more", "staging-node2", json!({ "image": "nginx" }))).await;
+        ready(&pods, "more").await;
+    });
+}
+
 pub(crate) fn kubectl_reaches_the_clusters() {
     let Ok(path) = which("kubectl") else {
         println!("test kubectl_reaches_the_clusters: skipped, there is no kubectl");
