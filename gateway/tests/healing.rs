@@ -4,12 +4,12 @@
 
 mod common;
 
-use std::net::{IpAddr, SocketAddr};
+use std::net::{IpAddr, SocketAddr, UdpSocket};
 use std::time::{Duration, Instant};
 
 use common::enter;
 use common::site::{Dropped, Site, World, connected, converse, serve, wait_for};
-use daisy_api::ConnectionStatus;
+use daisy_api::{ConnectionStatus, GatewayRecord, NodeName, Reach};
 use daisy_gateway::data_path::DataPath;
 use daisy_nftables::Rule;
 
@@ -172,4 +172,71 @@ fn a_plan_that_changes_leaves_the_others_alone() {
     local.apply(&world.local.plan(&[world.staging.cluster(false)]));
     println!("come back: traffic after {:?}", heals(&world.local, &world.staging));
     connected(&staging, SOON);
+}
+
+#[test]
+fn a_second_gateway_takes_over_from_one_that_dies() {
+    if !enter("a_second_gateway_takes_over_from_one_that_dies") {
+        return;
+    }
+    let world = World::new(1500);
+    // A second node of staging's, on a network of its own, which reaches the same pod.
+    let mut second = Site::new("staging", 2, &[("203.0.113.2:41820", Reach::Public)]);
+    second.node = 2;
+    second.host.join("eth0", &world.router, "elsewhere", 1500);
+    second.host.add_address("eth0", "203.0.113.2/24");
+    world.router.add_address("elsewhere", "203.0.113.1/24");
+    let first_running = world.staging.start(world.staging.config(), &[&world.local]);
+    let second_running = second.start(second.config(), &[&world.local]);
+    let local = world.local.start(world.local.config(), &[&world.staging]);
+    let mut both = world.staging.cluster(false);
+    both.spec.gateways.push(GatewayRecord { node: NodeName::new("staging-node2").unwrap(), ..second.record() });
+    local.apply(&world.local.plan(&[both]));
+    connected(&first_running, SOON);
+    connected(&second_running, SOON);
+
+    let ask = |at: &Site| serve(at, at.pod(), 1);
+    let server = ask(&world.staging);
+    converse(&world.local, world.local.pod(), world.staging.pod(), 1_000, SOON).unwrap();
+    server.join().unwrap();
+    let server = ask(&second);
+    first_running.stop();
+    let started = Instant::now();
+    while converse(&world.local, world.local.pod(), second.pod(), 1_000, Duration::from_millis(100)).is_err() {
+        assert!(started.elapsed() < SOON, "nobody takes over");
+    }
+    println!("second gateway: traffic after {:?}", started.elapsed());
+    assert!(started.elapsed() < Duration::from_secs(1), "{:?}", started.elapsed());
+    server.join().unwrap();
+}
+
+/// Sessions are renewed each two minutes, and end after three where they are not.
+#[test]
+#[ignore = "takes four minutes"]
+fn renewals_lose_nothing() {
+    if !enter("renewals_lose_nothing") {
+        return;
+    }
+    let world = World::new(1500);
+    let (local, staging) = world.start();
+    let since = (connected(&local, SOON).since, connected(&staging, SOON).since);
+    let (from, to) = (world.local.pod(), world.staging.pod());
+    let receiver = world.staging.host.run(|_| UdpSocket::bind("0.0.0.0:9000").unwrap());
+    receiver.set_read_timeout(Some(SOON)).unwrap();
+    let sender = world.local.host.run(move |_| {
+        let socket = UdpSocket::bind((from, 0)).unwrap();
+        socket.connect((to, 9000)).unwrap();
+        socket
+    });
+    let started = Instant::now();
+    let mut number = 0u32;
+    while started.elapsed() < Duration::from_secs(250) {
+        sender.send(&number.to_be_bytes()).unwrap();
+        let mut buffer = [0; 4];
+        receiver.recv(&mut buffer).unwrap_or_else(|error| panic!("{number} was lost after {:?}: {error}", started.elapsed()));
+        assert_eq!(buffer, number.to_be_bytes());
+        number += 1;
+        std::thread::sleep(Duration::from_millis(20));
+    }
+    assert_eq!((connected(&local, SOON).since, connected(&staging, SOON).since), since, "connected all the time");
 }

@@ -29,3 +29,8 @@ pub mod rtt;
 
 pub use health::Intervals;
 pub use moment::Moment;
+
+/// The README's examples, as tests.
+#[cfg(doctest)]
+#[doc = include_str!("../README.md")]
+pub struct ReadMe;

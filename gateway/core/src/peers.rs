@@ -159,8 +159,8 @@ impl fmt::Display for Issue {
 #[must_use]
 pub fn plan(clusters: &Clusters, own_key: &PublicKey, own_address: IpAddr) -> Plan {
     let Some(local) = clusters.local() else { return Plan::default() };
-    let mut planner =
-        Planner { plan: Plan { local: local.cidrs.clone(), ..Plan::default() }, keys: BTreeSet::from([*own_key]) };
+    let plan = Plan { local: local.cidrs.clone(), ..Plan::default() };
+    let mut planner = Planner { plan, keys: BTreeSet::from([*own_key]), taken: BTreeMap::new() };
     let wanted: Vec<_> =
         clusters.remotes().filter(|(id, spec)| **id != local.id && (local.exporter || spec.exporter)).collect();
     // All CIDRs come first: an endpoint may lie in those of a cluster further down.
@@ -182,6 +182,8 @@ pub fn plan(clusters: &Clusters, own_key: &PublicKey, own_address: IpAddr) -> Pl
 struct Planner {
     plan: Plan,
     keys: BTreeSet<PublicKey>,
+    /// The CIDRs of the clusters so far by their first addresses, none of which overlap.
+    taken: BTreeMap<IpAddr, (Cidr, ClusterId)>,
 }
 
 impl Planner {
@@ -193,15 +195,26 @@ impl Planner {
     fn add_cidrs(&mut self, id: &ClusterId, cidrs: impl Iterator<Item = Cidr>) {
         let mut kept: Vec<Cidr> = Vec::new();
         for cidr in cidrs {
-            let local = self.plan.local.iter().copied().find(|local| local.overlaps(&cidr));
-            let remote = self.plan.clusters.iter().find_map(|other| {
-                other.cidrs.iter().copied().find(|known| known.overlaps(&cidr)).map(|known| (known, other.id.clone()))
-            });
-            match (local, remote) {
-                (Some(local), _) => self.issue(id, None, IssueKind::OverlapsLocal { cidr, local }),
-                (None, Some((other, owner))) => self.issue(id, None, IssueKind::OverlapsRemote { cidr, other, owner }),
-                (None, None) => kept.push(cidr),
+            if let Some(local) = self.plan.local.iter().copied().find(|local| local.overlaps(&cidr)) {
+                self.issue(id, None, IssueKind::OverlapsLocal { cidr, local });
+                continue;
             }
+            // Those taken are apart, so whatever overlaps is the one that begins before it, or begins inside it.
+            let before = self.taken.range(..cidr.address()).next_back().filter(|(_, (known, _))| known.covers(&cidr));
+            let inside = self.taken.range(cidr.address()..).take_while(|(first, _)| cidr.contains(**first));
+            let overlapped: Vec<(Cidr, ClusterId)> = before.into_iter().chain(inside).map(|(_, known)| known.clone()).collect();
+            if let Some((other, owner)) = overlapped.iter().find(|(_, owner)| owner != id).cloned() {
+                self.issue(id, None, IssueKind::OverlapsRemote { cidr, other, owner });
+                continue;
+            }
+            // A cluster's own CIDRs may lie inside one another; the widest stands for them here.
+            if !overlapped.iter().any(|(known, _)| known.covers(&cidr)) {
+                for (known, _) in overlapped {
+                    self.taken.remove(&known.address());
+                }
+                self.taken.insert(cidr.address(), (cidr, id.clone()));
+            }
+            kept.push(cidr);
         }
         self.plan.clusters.push(RemoteCluster { id: id.clone(), cidrs: kept, gateways: Vec::new() });
     }

@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use daisy_api::conditions::{self, READY, Wanted};
 use daisy_api::labels::{SYSTEM_NAMESPACE, TUNNEL_DEVICE};
-use daisy_api::{Cluster, ClusterId, Connection, GatewayRecord, GatewayStatus, HaStatus, NodeName};
+use daisy_api::{Cluster, ClusterId, Connection, ConnectionStatus, GatewayRecord, GatewayStatus, HaStatus, NodeName};
 use daisy_gateway_core::addresses::local_endpoints;
 use daisy_gateway_core::clusters::{Clusters, Membership};
 use daisy_gateway_core::peers::{Issue, plan};
@@ -115,7 +115,8 @@ impl Role {
             version: env!("CARGO_PKG_VERSION").to_owned(),
             ha_status: HaStatus::Passive,
             local_endpoint: before.local_endpoint,
-            connections: Vec::new(),
+            // They stay until the clusters are known, so that a start that is cut short does not forget where the others are.
+            connections: before.connections.iter().cloned().map(stopped).collect(),
             conditions: before.conditions,
         };
         Ok(Self {
@@ -268,7 +269,7 @@ impl Role {
 
     /// Hands the status as it is now to the writer.
     fn publish(&mut self) {
-        if let Some(running) = &self.running {
+        if let (Some(running), Some(_)) = (&self.running, self.clusters.local()) {
             self.status.connections = running.data_path.connections();
         }
         self.written = Instant::now();
@@ -319,10 +320,17 @@ impl Role {
     pub(super) async fn report_failure(&mut self, error: &RoleError) {
         self.running = None;
         self.status.ha_status = HaStatus::Passive;
+        self.status.connections = self.status.connections.drain(..).map(stopped).collect();
         self.set_condition(Wanted::new(READY, false, error.reason(), error.to_string()));
         self.publish();
         self.end_writer().await;
     }
+}
+
+/// A connection as it is while there is no data path.
+fn stopped(connection: Connection) -> Connection {
+    let status_message = "the gateway is not running".to_owned();
+    Connection { status: ConnectionStatus::Connecting, status_message, latency: None, ..connection }
 }
 
 /// What was to be deleted and is not there is deleted.

@@ -31,6 +31,8 @@ pub(crate) struct Site {
     pub(crate) id: &'static str,
     /// Which of the networks are its: pods 10.N.0.0/16 and fd00:N::/64, nodes 100.80.N.0/24.
     pub(crate) number: u8,
+    /// Which of its cluster's nodes this is.
+    pub(crate) node: u8,
     pub(crate) key: PrivateKey,
     pub(crate) endpoints: Vec<TunnelEndpoint>,
 }
@@ -39,7 +41,7 @@ impl Site {
     pub(crate) fn new(id: &'static str, number: u8, endpoints: &[(&str, Reach)]) -> Self {
         let endpoints =
             endpoints.iter().map(|(text, reach)| TunnelEndpoint { address: text.parse().unwrap(), reach: *reach }).collect();
-        let site = Self { host: Host::new(), id, number, key: PrivateKey::generate(), endpoints };
+        let site = Self { host: Host::new(), id, number, node: 1, key: PrivateKey::generate(), endpoints };
         site.host.add_address("lo", &format!("{}/32", site.pod()));
         site.host.add_address("lo", &format!("{}/128", site.pod_v6()));
         site
@@ -54,18 +56,22 @@ impl Site {
     }
 
     pub(crate) fn address(&self) -> IpAddr {
-        IpAddr::from([100, 80, self.number, 1])
+        IpAddr::from([100, 80, self.number, self.node])
+    }
+
+    /// Its gateway, as its Cluster object has it.
+    pub(crate) fn record(&self) -> GatewayRecord {
+        GatewayRecord {
+            node: NodeName::new(format!("{}-node", self.id)).unwrap(),
+            public_key: self.key.public_key(),
+            address: self.address(),
+            endpoints: self.endpoints.clone(),
+        }
     }
 
     /// Its Cluster object, as its own syncer writes it (`local`) or another's.
     pub(crate) fn cluster(&self, local: bool) -> Cluster {
         let n = self.number;
-        let gateway = GatewayRecord {
-            node: NodeName::new(format!("{}-node", self.id)).unwrap(),
-            public_key: self.key.public_key(),
-            address: self.address(),
-            endpoints: self.endpoints.clone(),
-        };
         let cidr = |text: String| text.parse().unwrap();
         let spec = ClusterSpec {
             envelope: Envelope::default(),
@@ -73,7 +79,7 @@ impl Site {
             service_cidrs: vec![cidr(format!("10.{}.0.0/16", 100 + n))],
             node_cidr: cidr(format!("100.80.{n}.0/24")),
             exporter: true,
-            gateways: vec![gateway],
+            gateways: vec![self.record()],
             consumes: Vec::new(),
             leaving: false,
             version: String::new(),
@@ -159,7 +165,7 @@ impl World {
         local.host.add_route("0.0.0.0/0", Some("192.168.51.1"), None);
         router.forward();
         let world = Self { router, local, staging };
-        world.nat(&Rule::new().oifname("outside").masquerade());
+        world.nat(&Rule::new().not_oifname("inside").masquerade());
         world
     }
 

@@ -170,3 +170,14 @@ proptest! {
         prop_assert!(!plan.peers.contains_key(&key(1)), "never a peer of its own");
     }
 }
+
+#[test]
+fn a_cluster_s_own_cidrs_may_lie_inside_one_another() {
+    let mut nested = cluster("b", 2, true, vec![]);
+    nested.spec.cluster_cidrs = vec![cidr("10.2.0.0/16"), cidr("10.2.7.0/24"), cidr("10.2.0.0/15"), cidr("10.3.1.0/24")];
+    let clusters = followed(&[local(cluster("local", 1, true, vec![])), nested, cluster("c", 3, true, vec![])]);
+    let plan = plan(&clusters, &key(1), own());
+    assert_eq!(plan.clusters[0].cidrs.len(), 6);
+    let [issue] = &plan.issues[..] else { panic!("{:?}", plan.issues) };
+    assert!(issue.to_string().contains("Cluster c: its CIDR 10.3.0.0/16 overlaps 10.2.0.0/15 of cluster b"), "{issue}");
+}
