@@ -1,5 +1,6 @@
 use std::collections::BTreeMap;
 
+use proptest::prelude::*;
 use serde_json::{Value, json};
 
 use super::*;
@@ -316,4 +317,127 @@ fn a_namespace_is_furnished_once_and_emptied_at_its_end() {
     world.settle();
     assert_eq!(world.done, ["furnish shop", "empty"]);
     assert!(world.core.poll_timeout().is_some(), "and looked at again");
+}
+
+#[derive(Clone, Debug)]
+enum Step {
+    NodeComes(usize),
+    NodeGoes(usize),
+    Replicas(usize),
+    Image(usize),
+    PodFails(usize),
+    PodIsDeleted(usize),
+    /// The watch of Pods was interrupted and lists anew.
+    Relist,
+    /// Everything is done before the next step; else it comes in between.
+    Settle,
+}
+
+fn step() -> impl Strategy<Value = Step> {
+    prop_oneof![
+        (0usize..3).prop_map(Step::NodeComes),
+        (0usize..3).prop_map(Step::NodeGoes),
+        (0usize..5).prop_map(Step::Replicas),
+        (0usize..3).prop_map(Step::Image),
+        (0usize..5).prop_map(Step::PodFails),
+        (0usize..5).prop_map(Step::PodIsDeleted),
+        Just(Step::Relist),
+        Just(Step::Settle),
+        Just(Step::Settle),
+    ]
+}
+
+impl World {
+    /// One piece of work, performed; whether there was one.
+    fn work(&mut self, at: Timestamp) -> bool {
+        let Some((work, actions)) = self.core.poll_work(at) else { return false };
+        let status = actions.iter().any(|a| matches!(a, Action::DeploymentStatus { .. }));
+        let results: Vec<_> = actions.into_iter().map(|a| self.perform(a)).collect();
+        if status {
+            self.core.busy.remove(&work);
+        } else {
+            let well = results.iter().all(Result::is_ok);
+            self.core.handle_done(work, results.into_iter().flatten().flatten().collect(), well, at);
+        }
+        true
+    }
+
+    /// Until nothing is left to be done and nothing to wait for.
+    fn settle_with_time(&mut self) {
+        let mut at = now();
+        for _ in 0..2_000 {
+            if self.work(at) || self.say() {
+                continue;
+            }
+            let Some(next) = self.core.poll_timeout() else { return };
+            at = next;
+            self.core.handle_timeout(at);
+        }
+        panic!("it never ends");
+    }
+
+    fn step(&mut self, step: &Step, replicas: &mut usize, image: &mut usize) {
+        let pick = |pods: &[Pod], n: usize| (!pods.is_empty()).then(|| pods[n % pods.len()].clone());
+        match step {
+            Step::NodeComes(n) => {
+                let node = self.node(&format!("n{n}"), json!({}));
+                self.core.handle_seen(Seen::Node(Change::Set(node)));
+            }
+            Step::NodeGoes(n) => {
+                let node = self.node(&format!("n{n}"), json!({}));
+                self.core.handle_seen(Seen::Node(Change::Gone(node)));
+            }
+            Step::Replicas(n) => *replicas = *n,
+            Step::Image(n) => *image = *n,
+            Step::PodFails(n) => {
+                if let Some(mut pod) = pick(&self.pods, *n) {
+                    pod.status = serde_json::from_value(json!({ "phase": "Failed" })).ok();
+                    self.put(pod);
+                }
+            }
+            Step::PodIsDeleted(n) => {
+                if let Some(pod) = pick(&self.pods, *n) {
+                    self.remove(&pod);
+                }
+            }
+            Step::Relist => {
+                self.unsaid.clear();
+                self.core.handle_seen(Seen::Pod(Change::List(self.pods.clone())));
+            }
+            Step::Settle => self.settle_with_time(),
+        }
+        if matches!(step, Step::Replicas(_) | Step::Image(_)) {
+            let deployment = self.deployment(*replicas, &format!("image-{image}"));
+            self.core.handle_seen(Seen::Deployment(Change::Set(deployment)));
+        }
+    }
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig::with_cases(128))]
+
+    /// Whatever happens in whatever order, however late the watch is: in the end there are as many Pods as were asked for, of the
+    /// last template, on nodes that there are, and the slice holds exactly them.
+    #[test]
+    fn all_ends_well(steps in proptest::collection::vec(step(), 0..25)) {
+        let mut world = World::new();
+        let service = world.service();
+        world.core.handle_seen(Seen::Service(Change::Set(service)));
+        let (mut replicas, mut image) = (1, 0);
+        for step in steps.iter().chain([&Step::NodeComes(0), &Step::Replicas(3)]) {
+            world.step(step, &mut replicas, &mut image);
+            // A little of what follows happens before the next step.
+            world.work(now());
+        }
+        world.settle_with_time();
+        prop_assert_eq!(world.pods.len(), 3);
+        let of_last = |p: &Pod| p.spec.as_ref().is_some_and(|s| s.containers[0].image.as_deref() == Some(&format!("image-{image}")));
+        prop_assert!(world.pods.iter().all(of_last));
+        prop_assert!(world.pods.iter().all(|p| node_of(p).is_some_and(|n| world.core.nodes.get(&cluster_key(n)).is_some())));
+        let mut held: Vec<_> = world.slices.iter().flat_map(|s| s.endpoints.iter().filter_map(|e| e.target_ref.as_ref()?.uid.clone())).collect();
+        let mut want: Vec<_> = world.pods.iter().filter_map(|p| p.metadata.uid.clone()).collect();
+        held.sort();
+        want.sort();
+        prop_assert_eq!(held, want);
+    }
 }
