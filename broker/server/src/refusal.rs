@@ -164,11 +164,15 @@ impl Refusal {
 
     /// 415: the body is of a media type that is not read.
     pub fn unsupported_media_type(sent: &str, read: &str) -> Self {
-        Self::new(
-            415,
-            "UnsupportedMediaType",
-            format!("the body of the request was in an unknown format ({sent:?}): accepted media types include: {read}"),
-        )
+        let hint = if sent.contains("protobuf") {
+            ". kubectl's commands that make an object from arguments send protobuf: use kubectl create -f or kubectl apply -f, as in \
+             `kubectl create … --dry-run=client -o yaml | kubectl create -f -`"
+        } else {
+            ""
+        };
+        let message =
+            format!("the body of the request was in an unknown format ({sent:?}): accepted media types include: {read}{hint}");
+        Self::new(415, "UnsupportedMediaType", message)
     }
 
     /// 422: the object does not say what its kind allows.

@@ -161,11 +161,9 @@ async fn tables_and_metadata_are_watched_too() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn kubes_watcher_follows_and_survives_a_restart() {
+async fn kubes_watcher_follows_by_pages_and_by_stream() {
     let folder = tempdir().unwrap();
-    let mut options = options(&folder);
-    options.limits.history_events = 16;
-    let server = TestServer::start(options.clone());
+    let server = TestServer::start(options(&folder));
     let client = server.client().await;
     for n in 0..7 {
         post(&client, MAPS, config_map(&format!("a{n}"), json!({}))).await;

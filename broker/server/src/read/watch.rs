@@ -65,7 +65,10 @@ pub(crate) struct WatchStream {
     next_bookmark: Instant,
     bookmark_due: bool,
     deadline: Instant,
+    /// What is ready is still sent.
     ended: bool,
+    /// Nothing is sent any more.
+    failed: bool,
 }
 
 impl WatchStream {
@@ -116,6 +119,7 @@ impl WatchStream {
             bookmark_due: false,
             deadline: now + query.timeout.map_or(longest, |timeout| timeout.min(longest)),
             ended: false,
+            failed: false,
             query,
         })
     }
@@ -123,6 +127,9 @@ impl WatchStream {
     /// The next piece of the stream: one or more whole lines. `None` at its end.
     pub(crate) async fn next(&mut self) -> Option<Bytes> {
         loop {
+            if self.failed {
+                return None;
+            }
             if let Some(chunk) = self.ready() {
                 return Some(chunk);
             }
@@ -176,8 +183,7 @@ impl WatchStream {
             let Some(changes) = changes else {
                 let refusal = Refusal::expired(format!("too old resource version: {} ({now})", self.cursor));
                 out.extend_from_slice(&frame("ERROR", refusal.to_status().to_string().as_bytes()));
-                self.ended = true;
-                self.bookmark_due = false;
+                self.failed = true;
                 break;
             };
             if changes.is_empty() {

@@ -90,6 +90,22 @@ pub async fn ask(client: &Client, method: Method, path: &str, headers: &[(&str, 
     (code, value)
 }
 
+/// One request with a JSON body; `None` when the connection breaks.
+pub async fn try_ask(
+    client: &Client,
+    method: Method,
+    path: &str,
+    media_type: &str,
+    body: Option<Value>,
+) -> Option<(u16, Value)> {
+    let body = body.map_or_else(Vec::new, |body| body.to_string().into_bytes());
+    let request = Request::builder().method(method).uri(path).header("content-type", media_type).body(Body::from(body)).ok()?;
+    let response = client.send(request).await.ok()?;
+    let code = response.status().as_u16();
+    let body = response.into_body().collect_bytes().await.ok()?;
+    Some((code, serde_json::from_slice(&body).ok()?))
+}
+
 pub async fn get(client: &Client, path: &str) -> (u16, Value) {
     ask(client, Method::GET, path, &[], Vec::new()).await
 }
