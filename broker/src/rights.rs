@@ -166,7 +166,7 @@ pub fn registrar() -> (ServiceAccount, ClusterRole, ClusterRoleBinding) {
         rule(GROUP, &["invitations", "joinrequests"], &ALL),
         rule(GROUP, &["invitations/status", "joinrequests/status"], &["get", "patch", "update"]),
         rule("", &["namespaces", "serviceaccounts"], &["create", "delete", "get", "list", "patch", "watch"]),
-        rule("", &["serviceaccounts/token"], &["create"]),
+        rule("", &["events", "serviceaccounts/token"], &["create"]),
         rule(RBAC, &["clusterrolebindings", "rolebindings", "roles"], &["create", "delete", "get", "patch"]),
     ];
     (

@@ -10,7 +10,7 @@ use daisy_api::broker_info::{BrokerInfo, InvitationToken};
 use daisy_api::{Cluster, ClusterSpec, Envelope, Export, Grant, Member};
 use daisy_broker::enrol::{Answer, EnrolError};
 use daisy_broker::setup::{self, Invite, SetupError};
-use k8s_openapi::api::core::v1::Namespace;
+use k8s_openapi::api::core::v1::{Event, Namespace};
 use kube::api::{ListParams, PostParams};
 use kube::runtime::wait::{await_condition, conditions};
 use kube::{Api, Client, ResourceExt};
@@ -57,7 +57,9 @@ async fn a_cluster_joins_and_writes_its_records() {
     let text = info.to_text().unwrap();
     let info = BrokerInfo::parse("broker-info.daisy", &text, jiff::Timestamp::now()).unwrap();
 
+    let asked = std::time::Instant::now();
     let Answer::Admitted(admitted) = ask(&info, &cluster("staging", 1), &key(1)).await.unwrap() else { panic!("reserved") };
+    println!("admitted after {:?}", asked.elapsed());
     assert_eq!(admitted.credential.namespace, "daisy-cluster-staging");
     assert_eq!(admitted.ranges.node_cidr, Some(cidr("100.80.0.0/20")));
     assert!(admitted.message.contains("shop-*"), "{}", admitted.message);
@@ -237,6 +239,11 @@ async fn who_leaves_or_is_evicted_leaves_nothing() {
     setup::evict(&broker.admin, &id("local")).await.unwrap();
     gone(&broker.admin, "local").await;
     assert_eq!(code(client.list_api_groups().await), 401);
+    let events: Api<Event> = Api::namespaced(broker.admin.clone(), "daisy-broker");
+    let told: Vec<_> =
+        events.list(&ListParams::default()).await.unwrap().items.into_iter().filter_map(|one| one.reason).collect();
+    assert_eq!(told.iter().filter(|reason| *reason == "Admitted").count(), 2, "{told:?}");
+    assert!(told.contains(&"Left".to_owned()), "{told:?}");
     let error = setup::evict(&broker.admin, &id("local")).await.unwrap_err();
     assert!(matches!(&error, SetupError::NoMember { known, .. } if known == "none"), "{error}");
     broker.stop().await;
@@ -276,6 +283,24 @@ async fn a_broker_that_comes_back_serves_what_it_served() {
         BrokerInfo::new(broker.address().server.clone(), info.ca.clone(), info.broker_id.clone(), info.invitation.clone());
     let error = ask(&info, &cluster("staging", 1), &key(1)).await.unwrap_err();
     assert!(matches!(error, EnrolError::Invitation { .. }), "{error}");
+    broker.stop().await;
+}
+
+#[tokio::test]
+async fn what_is_in_use_is_named() {
+    use daisy_broker::server::{BrokerOptions, run};
+    let (data, elsewhere) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
+    let broker = Broker::start(data.path()).await;
+    let start = async |data: &std::path::Path, listen: std::net::SocketAddr| {
+        let options = BrokerOptions { data_dir: data.to_owned(), listen: vec![listen], ..BrokerOptions::default() };
+        let (ready, _) = tokio::sync::oneshot::channel();
+        format!("{:#}", run(options, ready, std::future::pending()).await.unwrap_err())
+    };
+    let taken = broker.ready.listening[0];
+    let error = start(elsewhere.path(), taken).await;
+    assert!(error.contains(&taken.to_string()) && error.contains("port"), "{error}");
+    let error = start(data.path(), "127.0.0.1:0".parse().unwrap()).await;
+    assert!(error.contains("in use by another process"), "{error}");
     broker.stop().await;
 }
 

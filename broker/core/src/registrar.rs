@@ -95,6 +95,8 @@ pub enum Action {
     Answer {
         /// The JoinRequest.
         request: String,
+        /// The Invitation that it names; empty for one that does not parse.
+        invitation: String,
         /// Its status.
         status: JoinRequestStatus,
     },
@@ -312,7 +314,7 @@ impl Registrar {
 
     fn done(&mut self, action: Action, outcome: Outcome, now: Timestamp) {
         match action {
-            Action::Answer { request, status } => {
+            Action::Answer { request, status, .. } => {
                 self.attempts.remove(&request);
                 self.observed.answered(request, status);
             }
@@ -437,7 +439,7 @@ impl Registrar {
             Ok(spec) => spec,
             Err(cause) => {
                 let status = denial::Denial::Malformed { cause: cause.clone() }.status();
-                return Some((work, Action::Answer { request: name, status }));
+                return Some((work, Action::Answer { request: name, invitation: String::new(), status }));
             }
         };
         let id = spec.cluster_id.clone();
@@ -499,8 +501,10 @@ impl Registrar {
 
     fn act(&self, name: &str, verdict: Verdict, now: Timestamp) -> Option<Action> {
         let request = name.to_owned();
+        let spec = self.observed.asked(name)?.spec.as_ref().ok()?;
+        let invitation = spec.invitation.clone();
         match verdict {
-            Verdict::Refuse(denial) => Some(Action::Answer { request, status: denial.status() }),
+            Verdict::Refuse(denial) => Some(Action::Answer { request, invitation, status: denial.status() }),
             Verdict::Reserve { ranges, until, message } => {
                 let until = until.or_else(|| now.checked_add(self.options.reservation).ok());
                 let status = JoinRequestStatus {
@@ -511,16 +515,14 @@ impl Registrar {
                     reserved_until: until.map(Time),
                     sealed_credential: None,
                 };
-                Some(Action::Answer { request, status })
+                Some(Action::Answer { request, invitation, status })
             }
             Verdict::Replace => {
-                let spec = self.observed.asked(name)?.spec.as_ref().ok()?;
                 let member = self.observed.members().get(&spec.cluster_id)?;
                 let uid = member.uid().unwrap_or_default();
                 Some(Action::EndMember { id: spec.cluster_id.clone(), uid, why: Ending::Replaced })
             }
             Verdict::Admit { member, message } => {
-                let spec = self.observed.asked(name)?.spec.as_ref().ok()?;
                 let status = JoinRequestStatus {
                     phase: JoinPhase::Admitted,
                     reason: "Admitted".to_owned(),
@@ -529,16 +531,16 @@ impl Registrar {
                     reserved_until: None,
                     sealed_credential: None,
                 };
-                let mut used = self.uses(&spec.invitation);
+                let mut used = self.uses(&invitation);
                 used.insert(spec.cluster_id.clone());
                 let status_of_invitation = InvitationStatus {
                     used: u32::try_from(used.len()).unwrap_or(u32::MAX),
                     members: used.into_iter().collect(),
                 };
-                let had = self.observed.invitation(&spec.invitation).and_then(|invitation| invitation.status.as_ref());
+                let had = self.observed.invitation(&invitation).and_then(|invitation| invitation.status.as_ref());
                 Some(Action::Admit(Box::new(Admission {
                     request,
-                    invitation: spec.invitation.clone(),
+                    invitation,
                     invitation_status: (had != Some(&status_of_invitation)).then_some(status_of_invitation),
                     member: self.member(&spec.cluster_id, *member),
                     sealing_key: spec.sealing_key,

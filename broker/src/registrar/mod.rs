@@ -7,6 +7,7 @@
 //! One task; one action at a time, as one judge needs it. At most one registrar may work on a broker: in the embedded broker there
 //! is one by nature; as a Deployment it has one replica and the strategy `Recreate`.
 
+mod events;
 pub(crate) mod perform;
 mod watch;
 
@@ -106,6 +107,7 @@ async fn perform(hands: &Hands, action: &Action) -> Outcome {
     match tokio::time::timeout(PATIENCE, hands.perform(action)).await {
         Ok(Ok(outcome)) => {
             tell(action);
+            events::publish(&hands.client, action);
             outcome
         }
         Ok(Err(error)) => {

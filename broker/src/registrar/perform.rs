@@ -143,7 +143,7 @@ impl Hands {
 
     pub(super) async fn perform(&self, action: &Action) -> Result<Outcome, PerformError> {
         match action {
-            Action::Answer { request, status } => self.answer(request, &json!({ "status": status })).await?,
+            Action::Answer { request, status, .. } => self.answer(request, &json!({ "status": status })).await?,
             Action::Admit(admission) => return self.admit(admission).await,
             Action::EndMember { id, uid, .. } => self.end(id, uid).await?,
             Action::RemoveCluster { id } => self.remove(id).await?,
@@ -194,10 +194,16 @@ impl Hands {
         let own = id.broker_namespace();
         let rights = rights::member(id);
         ensure(&self.whole::<Namespace>(), &rights.namespace).await?;
-        ensure(&Api::<ServiceAccount>::namespaced(self.client.clone(), &own), &rights.account).await?;
-        ensure(&Api::<Role>::namespaced(self.client.clone(), &own), &rights.role).await?;
-        ensure(&Api::<RoleBinding>::namespaced(self.client.clone(), &own), &rights.binding).await?;
-        ensure(&self.whole::<ClusterRoleBinding>(), &rights.reader).await?;
+        let accounts: Api<ServiceAccount> = Api::namespaced(self.client.clone(), &own);
+        let roles: Api<Role> = Api::namespaced(self.client.clone(), &own);
+        let bindings: Api<RoleBinding> = Api::namespaced(self.client.clone(), &own);
+        let readers: Api<ClusterRoleBinding> = self.whole();
+        tokio::try_join!(
+            ensure(&accounts, &rights.account),
+            ensure(&roles, &rights.role),
+            ensure(&bindings, &rights.binding),
+            ensure(&readers, &rights.reader),
+        )?;
         let (token, expires) = token(&self.client, &own, rights::SYNCER, self.token_seconds).await?;
         Ok(Credential {
             token,

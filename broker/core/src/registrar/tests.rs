@@ -334,7 +334,7 @@ fn one_that_does_not_parse_is_told_so() {
     let mut broker = broker();
     broker.registrar.handle_unreadable_request("join-x", "spec.clusterCidrs[0]: 10.0.0.1/8 has bits set", broker.now);
     let action = broker.registrar.poll_action(broker.now).expect("an answer");
-    let Action::Answer { request, status } = action else { panic!("{action:?}") };
+    let Action::Answer { request, status, .. } = action else { panic!("{action:?}") };
     assert_eq!((request.as_str(), status.reason.as_str()), ("join-x", "Malformed"));
 }
 

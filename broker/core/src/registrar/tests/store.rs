@@ -272,7 +272,7 @@ impl Broker {
         match action {
             Action::Admit(admission) => return self.admit(*admission, steps),
             _ if steps.is_some() => return Outcome::Failed,
-            Action::Answer { request, status } => self.set_status(&request, status),
+            Action::Answer { request, status, .. } => self.set_status(&request, status),
             Action::EndMember { id, uid, .. } => {
                 if self.members.get(&id).is_some_and(|member| member.uid().as_deref() == Some(&uid)) {
                     let member = self.members.remove(&id).expect("just seen");
