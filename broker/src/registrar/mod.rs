@@ -8,6 +8,7 @@
 //! is one by nature; as a Deployment it has one replica and the strategy `Recreate`.
 
 mod events;
+pub(crate) mod metrics;
 pub(crate) mod perform;
 mod watch;
 
@@ -23,8 +24,10 @@ use k8s_openapi::api::core::v1::Namespace;
 use k8s_openapi::jiff::Timestamp;
 use kube::runtime::watcher::Config;
 use kube::{Api, Client, Resource, ResourceExt};
+use prometheus::Registry;
 use tracing::{debug, info, warn};
 
+use metrics::Metrics;
 use perform::Hands;
 use watch::Heard;
 
@@ -38,11 +41,13 @@ pub struct RegistrarOptions {
     pub public_cidrs: bool,
     /// The life of a member's first token; its syncer renews it. At least ten minutes.
     pub token_life: Duration,
+    /// Where its metrics are registered.
+    pub registry: Registry,
 }
 
 impl Default for RegistrarOptions {
     fn default() -> Self {
-        Self { public_cidrs: false, token_life: Duration::from_secs(24 * 3600) }
+        Self { public_cidrs: false, token_life: Duration::from_secs(24 * 3600), registry: Registry::new() }
     }
 }
 
@@ -72,7 +77,8 @@ fn watches(client: &Client) -> SelectAll<BoxStream<'static, Input>> {
 /// Runs the registrar with a client that has its rights ([`crate::rights::registrar`]) until `shutdown` ends.
 ///
 /// # Errors
-/// A broker on which `daisy deploy-broker` made nothing yet, or that cannot be reached at the start. Later failures are retried.
+/// A broker on which `daisy deploy-broker` made nothing yet, or that cannot be reached at the start; metrics that are registered
+/// already. Later failures are retried.
 pub async fn run(client: Client, options: RegistrarOptions, shutdown: impl Future<Output = ()> + Send) -> anyhow::Result<()> {
     let broker_id = crate::setup::broker_id(&client).await.context("the registrar cannot start")?;
     let mut settings = Options::new(broker_id.clone());
@@ -88,8 +94,10 @@ pub async fn run(client: Client, options: RegistrarOptions, shutdown: impl Futur
                 () = &mut shutdown => return Ok(()),
                 outcome = perform(&hands, &action) => outcome,
             };
+            metrics.count(name(&action), outcome != Outcome::Failed);
             registrar.handle_outcome(outcome, Timestamp::now());
         }
+        metrics.members(registrar.members().len());
         let now = Timestamp::now();
         let pause = registrar.poll_deadline(now).duration_since(now).unsigned_abs();
         tokio::select! {

@@ -25,6 +25,7 @@ use tokio::sync::{oneshot, watch};
 use tracing::{info, warn};
 
 use crate::registrar::RegistrarOptions;
+use crate::registrar::metrics::Metrics;
 use crate::setup::Address;
 use crate::{enrol, registrar, rights};
 
@@ -134,7 +135,8 @@ pub async fn run(
     let address = Address { server: url, ca: server.ca_pem().to_owned() };
     let client = enrol::client(&format!("https://{own}"), &address.ca, &server.admin_token())?;
     let stopping = watch::Sender::new(false);
-    let registrar = tokio::spawn(register(client, options.registrar, stopping.subscribe()));
+    let metrics = Metrics::new(&options.registrar.registry).context("registering the registrar's metrics")?;
+    let registrar = tokio::spawn(register(client, options.registrar, metrics, stopping.subscribe()));
     info!(server = %address.server, broker = %broker_id, "the broker serves");
     // Connections are taken from here on: the listeners are bound.
     let _ = ready.send(BrokerReady { address, kubeconfig, broker_id, listening });
@@ -149,14 +151,14 @@ pub async fn run(
 }
 
 /// Runs the registrar for as long as the broker serves, whatever becomes of it.
-async fn register(client: kube::Client, options: RegistrarOptions, mut stopping: watch::Receiver<bool>) {
+async fn register(client: kube::Client, options: RegistrarOptions, metrics: Metrics, mut stopping: watch::Receiver<bool>) {
     loop {
         let mut stop = stopping.clone();
         let stopped = async move {
             // The sender is gone only when the broker is.
             let _ = stop.wait_for(|stop| *stop).await;
         };
-        match registrar::run(client.clone(), options.clone(), stopped).await {
+        match registrar::serve(client.clone(), &options, &metrics, stopped).await {
             Ok(()) => return,
             Err(error) => warn!("the registrar begins anew: {error:#}"),
         }
