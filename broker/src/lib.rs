@@ -11,6 +11,7 @@
 
 mod admission;
 pub mod enrol;
+pub mod policies;
 pub mod registrar;
 pub mod rights;
 pub mod sealing;

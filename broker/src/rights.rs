@@ -167,6 +167,8 @@ pub fn registrar() -> (ServiceAccount, ClusterRole, ClusterRoleBinding) {
         rule(GROUP, &["invitations/status", "joinrequests/status"], &["get", "patch", "update"]),
         rule("", &["namespaces", "serviceaccounts"], &["create", "delete", "get", "list", "patch", "watch"]),
         rule("", &["events", "serviceaccounts/token"], &["create"]),
+        rule("", &["resourcequotas"], &["create", "get", "patch"]),
+        rule("admissionregistration.k8s.io", &["validatingadmissionpolicybindings"], &["create", "delete", "get", "patch"]),
         rule(RBAC, &["clusterrolebindings", "rolebindings", "roles"], &["create", "delete", "get", "patch"]),
     ];
     (

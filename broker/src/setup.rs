@@ -9,7 +9,8 @@ use daisy_api::broker_info::{BrokerInfo, InvitationToken};
 use daisy_api::labels::{BROKER_NAMESPACE, INVITED_GRANT};
 use daisy_api::names::is_label;
 use daisy_api::{ClusterId, Grant, Invitation, InvitationSpec, Member};
-use k8s_openapi::api::core::v1::{Namespace, ServiceAccount};
+use k8s_openapi::api::admissionregistration::v1::{ValidatingAdmissionPolicy, ValidatingAdmissionPolicyBinding};
+use k8s_openapi::api::core::v1::{Namespace, ResourceQuota, ServiceAccount};
 use k8s_openapi::api::rbac::v1::{ClusterRole, ClusterRoleBinding, Role, RoleBinding};
 use k8s_openapi::apiextensions_apiserver::pkg::apis::apiextensions::v1::CustomResourceDefinition;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
@@ -23,7 +24,7 @@ use serde_json::json;
 use thiserror::Error;
 
 use crate::registrar::perform::{Doing, PerformError, delete, ensure, is_code, token};
-use crate::rights;
+use crate::{policies, rights};
 
 /// What keeps an administrator's wish from being done.
 #[derive(Debug, Error)]
@@ -132,6 +133,15 @@ pub async fn install(client: &Client) -> Result<String, SetupError> {
     ensure(&Api::<Namespace>::all(client.clone()), &rights::namespace(BROKER_NAMESPACE)).await?;
     ensure(&Api::<ClusterRole>::all(client.clone()), &rights::reader_role()).await?;
     ensure(&Api::<Role>::namespaced(client.clone(), BROKER_NAMESPACE), &rights::invitation_role()).await?;
+    if policies::served(client).await.doing(|| "looking for admission policies".to_owned())? {
+        for policy in policies::policies() {
+            ensure(&Api::<ValidatingAdmissionPolicy>::all(client.clone()), &policy).await?;
+        }
+        let bindings: Api<ValidatingAdmissionPolicyBinding> = Api::all(client.clone());
+        ensure(&bindings, &policies::join_requests_binding()).await?;
+        let quotas: Api<ResourceQuota> = Api::namespaced(client.clone(), BROKER_NAMESPACE);
+        ensure(&quotas, &policies::quota(BROKER_NAMESPACE)).await?;
+    }
     broker_id(client).await
 }
 

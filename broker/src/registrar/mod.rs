@@ -80,12 +80,24 @@ fn watches(client: &Client) -> SelectAll<BoxStream<'static, Input>> {
 /// A broker on which `daisy deploy-broker` made nothing yet, or that cannot be reached at the start; metrics that are registered
 /// already. Later failures are retried.
 pub async fn run(client: Client, options: RegistrarOptions, shutdown: impl Future<Output = ()> + Send) -> anyhow::Result<()> {
+    let metrics = Metrics::new(&options.registry).context("registering the registrar's metrics")?;
+    serve(client, &options, &metrics, shutdown).await
+}
+
+/// The same, where the metrics are registered already.
+pub(crate) async fn serve(
+    client: Client,
+    options: &RegistrarOptions,
+    metrics: &Metrics,
+    shutdown: impl Future<Output = ()> + Send,
+) -> anyhow::Result<()> {
     let broker_id = crate::setup::broker_id(&client).await.context("the registrar cannot start")?;
     let mut settings = Options::new(broker_id.clone());
     settings.public_cidrs = options.public_cidrs;
     let mut registrar = Registrar::new(settings);
     let token_seconds = i64::try_from(options.token_life.as_secs()).unwrap_or(i64::MAX).max(600);
-    let hands = Hands { client: client.clone(), broker_id, token_seconds };
+    let policies = crate::policies::served(&client).await.context("the registrar cannot start")?;
+    let hands = Hands { client: client.clone(), broker_id, token_seconds, policies };
     let mut inputs = watches(&client);
     tokio::pin!(shutdown);
     loop {

@@ -5,8 +5,9 @@ use std::fmt::Debug;
 use daisy_api::labels::BROKER_NAMESPACE;
 use daisy_api::{Cluster, ClusterId, Export, ExportEndpoints, Heartbeat, Invitation, JoinRequest, Member};
 use daisy_broker_core::registrar::{Action, Admission, Outcome};
+use k8s_openapi::api::admissionregistration::v1::ValidatingAdmissionPolicyBinding;
 use k8s_openapi::api::authentication::v1::{TokenRequest, TokenRequestSpec};
-use k8s_openapi::api::core::v1::{Namespace, ServiceAccount};
+use k8s_openapi::api::core::v1::{Namespace, ResourceQuota, ServiceAccount};
 use k8s_openapi::api::rbac::v1::{ClusterRoleBinding, Role, RoleBinding};
 use k8s_openapi::{ClusterResourceScope, NamespaceResourceScope};
 use kube::api::{DeleteParams, ListParams, Patch, PatchParams, PostParams, Preconditions};
@@ -16,8 +17,8 @@ use serde::de::DeserializeOwned;
 use serde_json::json;
 use thiserror::Error;
 
-use crate::rights;
 use crate::sealing::{Credential, SealError};
+use crate::{policies, rights};
 
 /// Why an action was not done.
 #[derive(Debug, Error)]
@@ -124,6 +125,8 @@ pub(super) struct Hands {
     pub(super) client: Client,
     pub(super) broker_id: String,
     pub(super) token_seconds: i64,
+    /// Whether the broker has admission policies and quotas.
+    pub(super) policies: bool,
 }
 
 impl Hands {
@@ -204,6 +207,10 @@ impl Hands {
             ensure(&bindings, &rights.binding),
             ensure(&readers, &rights.reader),
         )?;
+        if self.policies {
+            ensure(&self.whole::<ValidatingAdmissionPolicyBinding>(), &policies::member_binding(id)).await?;
+            ensure(&Api::<ResourceQuota>::namespaced(self.client.clone(), &own), &policies::quota(&own)).await?;
+        }
         let (token, expires) = token(&self.client, &own, rights::SYNCER, self.token_seconds).await?;
         Ok(Credential {
             token,
@@ -238,6 +245,9 @@ impl Hands {
         self.clear::<ExportEndpoints>(&own).await?;
         self.clear::<Heartbeat>(&own).await?;
         self.clear::<Cluster>(&own).await?;
+        if self.policies {
+            delete(&self.whole::<ValidatingAdmissionPolicyBinding>(), &own, &params).await?;
+        }
         delete(&self.whole::<Namespace>(), &own, &params).await
     }
 
