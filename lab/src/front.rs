@@ -6,7 +6,7 @@ use std::process::ExitCode;
 use std::time::Instant;
 
 use crate::internal;
-use crate::machine::{Lab, LabError, StartOptions};
+use crate::machine::{Lab, LabError, StartOptions, can_tunnel};
 use crate::plan::Plan;
 use crate::protocol::Command;
 use crate::state::{Found, list};
@@ -73,6 +73,8 @@ fn on_runtime(work: impl Future<Output = Result<ExitCode, LabError>>) -> anyhow:
 fn walk(shape: Shape, json: bool, keep: bool) -> anyhow::Result<ExitCode> {
     let started = Instant::now();
     let plan = Plan::new(shape.clusters.into(), shape.nodes.into())?;
+    // Before anything is made: without it the gateways never come up, and the walk only waits for them.
+    can_tunnel()?;
     let lab = Lab::start(&plan, &StartOptions { name: None, keep })?;
     let runtime = internal::runtime()?;
     let well = runtime.block_on(async {

@@ -24,14 +24,27 @@ pub fn internal_main(arguments: &[OsString]) -> ExitCode {
     if let ["init", json] = words.as_slice() {
         return holder::run(json);
     }
+    // Commands that people and the walk run: their errors are for those who read them.
+    let said = match words.as_slice() {
+        ["fetch", rest @ ..] => Some(walk::tools::fetch(&owned(rest))),
+        ["ask", rest @ ..] => Some(walk::tools::ask(&owned(rest))),
+        _ => None,
+    };
+    if let Some(said) = said {
+        return said.map_or_else(
+            |e| {
+                eprintln!("{e:#}");
+                ExitCode::FAILURE
+            },
+            |()| ExitCode::SUCCESS,
+        );
+    }
     start_logging();
     let ended = match words.as_slice() {
         ["control-plane", json] => with_json(json, |options| control_plane::run(options, Ready::new())),
         ["kubelet", json] => with_json(json, kubelet::run),
         ["proxy", json] => with_json(json, |options| proxy::run(options, Ready::new())),
         ["cluster-dns"] => on_runtime(cluster_dns_main()),
-        ["fetch", rest @ ..] => walk::tools::fetch(&owned(rest)),
-        ["ask", rest @ ..] => walk::tools::ask(&owned(rest)),
         ["http", rest @ ..] => {
             http::Options::parse(rest).map_err(Into::into).and_then(|o| on_runtime(http::run(o, terminated())))
         }

@@ -31,4 +31,4 @@ mod sys;
 mod walk;
 
 pub use internal::{Ready, internal_main};
-pub use machine::{Lab, LabError, Output, StartOptions};
+pub use machine::{Lab, LabError, Output, StartOptions, can_tunnel};

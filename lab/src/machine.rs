@@ -36,6 +36,15 @@ pub enum LabError {
         /// Why.
         cause: io::Error,
     },
+    /// Daisy's gateways could not make their devices in it.
+    #[error(
+        "/dev/net/tun: {cause}; Daisy's gateways need it: load the kernel module tun, and run as root or let your user open it \
+         (chmod 666 /dev/net/tun)"
+    )]
+    Tun {
+        /// Why.
+        cause: io::Error,
+    },
     /// It was asked for something, and says why not.
     #[error("{0}")]
     Refused(String),
@@ -86,6 +95,15 @@ pub struct Lab {
     description: Description,
     /// Present where this process started it and it is not kept.
     holder: Option<Holder>,
+}
+
+/// Whether Daisy's gateways can make their devices in a lab of this user.
+///
+/// # Errors
+/// What opening `/dev/net/tun` says.
+pub fn can_tunnel() -> Result<(), LabError> {
+    let tun = std::fs::OpenOptions::new().read(true).write(true).open("/dev/net/tun");
+    tun.map(|_| ()).map_err(|cause| LabError::Tun { cause })
 }
 
 impl Lab {

@@ -24,8 +24,10 @@ async fn ready(pods: &Api<Pod>, name: &str) -> Pod {
         let conditions = pod.status.iter().flat_map(|s| s.conditions.iter().flatten());
         conditions.into_iter().any(|c| c.type_ == "Ready" && c.status == "True")
     };
-    eventually(&format!("pod {name} is ready"), || async { pods.get_opt(name).await.expect("asked").is_some_and(|p| is_ready(&p)) })
-        .await;
+    eventually(&format!("pod {name} is ready"), || async {
+        pods.get_opt(name).await.expect("asked").is_some_and(|p| is_ready(&p))
+    })
+    .await;
     pods.get(name).await.expect("it is there")
 }
 
@@ -54,17 +56,24 @@ pub(crate) fn pods() {
         let mut web = pod("web", "staging-node1", json!({ "image": "nginx:1.27" }));
         web["spec"]["containers"][0]["readinessProbe"] = json!({ "httpGet": { "path": "/", "port": 80 } });
         create(&pods, web).await;
-        let mut shell = pod("shell", "staging-node2", json!({ "image": "sleep", "env": [
+        let mut shell = pod(
+            "shell",
+            "staging-node2",
+            json!({ "image": "sleep", "env": [
             { "name": "NODE", "valueFrom": { "fieldRef": { "fieldPath": "spec.nodeName" } } },
             { "name": "WHO", "value": "$(NODE)/$(HOSTNAME)" },
-        ] }));
+        ] }),
+        );
         shell["spec"]["dnsConfig"] = json!({ "searches": ["supercluster.local"] });
         create(&pods, shell).await;
-        create(&pods, json!({ "metadata": { "name": "host" }, "spec": {
+        create(
+            &pods,
+            json!({ "metadata": { "name": "host" }, "spec": {
             "nodeName": "staging-node1",
             "hostNetwork": true,
             "containers": [{ "name": "main", "image": "nginx", "args": ["--port", "8080"] }],
-        } }))
+        } }),
+        )
         .await;
         let (web, shell, host) = (ready(&pods, "web").await, ready(&pods, "shell").await, ready(&pods, "host").await);
         assert!(address(&web).starts_with("10.10.0.") && address(&shell).starts_with("10.10.1."));
@@ -81,8 +90,11 @@ pub(crate) fn pods() {
 
         // By Service and name, through proxy and cluster DNS.
         let services: Api<Service> = Api::namespaced(client.clone(), "default");
-        create(&services, json!({ "metadata": { "name": "web" }, "spec": { "selector": { "app": "web" }, "ports": [{ "port": 80 }] } }))
-            .await;
+        create(
+            &services,
+            json!({ "metadata": { "name": "web" }, "spec": { "selector": { "app": "web" }, "ports": [{ "port": 80 }] } }),
+        )
+        .await;
         eventually("the Service answers by its name", || async {
             fetch(&lab, "staging/shell", "web").await.is_ok_and(|seen| seen["client"] == address(&shell).as_str())
         })
@@ -117,15 +129,20 @@ pub(crate) fn pods_come_and_go() {
         let deployments: Api<Deployment> = Api::namespaced(client.clone(), "shop");
         let pods: Api<Pod> = Api::namespaced(client.clone(), "shop");
         let labels = json!({ "app": "web" });
-        create(&deployments, json!({ "metadata": { "name": "web" }, "spec": {
+        create(
+            &deployments,
+            json!({ "metadata": { "name": "web" }, "spec": {
             "replicas": 3,
             "selector": { "matchLabels": labels },
             "template": { "metadata": { "labels": labels }, "spec": { "containers": [{ "name": "web", "image": "nginx" }] } },
-        } }))
+        } }),
+        )
         .await;
         let running = || async {
             let list = pods.list(&Default::default()).await.expect("listed").items;
-            list.into_iter().filter(|p| p.status.as_ref().is_some_and(|s| s.phase.as_deref() == Some("Running"))).collect::<Vec<_>>()
+            list.into_iter()
+                .filter(|p| p.status.as_ref().is_some_and(|s| s.phase.as_deref() == Some("Running")))
+                .collect::<Vec<_>>()
         };
         eventually("three pods run", || async { running().await.len() == 3 }).await;
 
@@ -148,7 +165,8 @@ pub(crate) fn pods_come_and_go() {
             let pod = pods.get("wrong").await.expect("it is there");
             let status = pod.status.unwrap_or_default().container_statuses.unwrap_or_default();
             let waiting = status.first().and_then(|s| s.state.as_ref()?.waiting.clone());
-            waiting.is_some_and(|w| w.reason.as_deref() == Some("ErrImagePull") && w.message.is_some_and(|m| m.contains("redis")))
+            waiting
+                .is_some_and(|w| w.reason.as_deref() == Some("ErrImagePull") && w.message.is_some_and(|m| m.contains("redis")))
         })
         .await;
         // What does its work and ends, has succeeded; what fails at it, failed.
@@ -253,7 +271,12 @@ pub(crate) fn kubectl_reaches_the_clusters() {
             .output()
             .expect("kubectl runs");
         let nodes = String::from_utf8_lossy(&output.stdout).into_owned();
-        assert_eq!(nodes, format!("node/{cluster}-node1\nnode/{cluster}-node2\n"), "{}", String::from_utf8_lossy(&output.stderr));
+        assert_eq!(
+            nodes,
+            format!("node/{cluster}-node1\nnode/{cluster}-node2\n"),
+            "{}",
+            String::from_utf8_lossy(&output.stderr)
+        );
     }
 }
 

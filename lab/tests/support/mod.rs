@@ -16,7 +16,8 @@ const WITHIN: Duration = Duration::from_secs(20);
 /// Runs the tests again with a folder of their own for all labs.
 pub(crate) fn in_own_folder(words: &[String]) -> ExitCode {
     let folder = tempfile::Builder::new().prefix(MARK).tempdir().expect("a folder");
-    let status = Command::new(std::env::current_exe().expect("our path")).args(words).env("XDG_RUNTIME_DIR", folder.path()).status();
+    let status =
+        Command::new(std::env::current_exe().expect("our path")).args(words).env("XDG_RUNTIME_DIR", folder.path()).status();
     let code = status.expect("we run").code().and_then(|c| u8::try_from(c).ok());
     code.map_or(ExitCode::FAILURE, ExitCode::from)
 }
