@@ -30,9 +30,9 @@ fn main() {
 
     let a = Site::new("a", 1, &[("203.0.113.1:41820", Reach::Public)]);
     let b = Site::new("b", 2, &[("203.0.113.2:41820", Reach::Public)]);
-    a.host.join("eth0", &b.host, "eth0", 1500);
+    a.host.join("eth0", &b.host, "eth1", 1500);
     a.host.add_address("eth0", "203.0.113.1/24");
-    b.host.add_address("eth0", "203.0.113.2/24");
+    b.host.add_address("eth1", "203.0.113.2/24");
     let one = a.start(a.config(), &[&b]);
     let two = b.start(b.config(), &[&a]);
     connected(&one, Duration::from_secs(5));

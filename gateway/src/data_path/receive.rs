@@ -8,7 +8,7 @@ use daisy_gateway_core::endpoints::{Path, Port};
 use daisy_gateway_core::engine::Opened;
 use daisy_gateway_core::packet::{UdpDatagram, parse_addresses, parse_udp};
 use daisy_gateway_core::probe::{Probe, ProbeKind};
-use tracing::debug;
+use tracing::{debug, trace};
 
 use super::peer::Peer;
 use super::shared::{Shared, TableView};
@@ -137,7 +137,8 @@ impl Receiver<'_> {
         }
         if self.table.is_tunnelled(path.remote.ip()) {
             self.drop(Drop::EndpointTunnelled);
-            return debug!(endpoint = %path.remote, "an authentic datagram from inside a cluster's CIDRs: its sender's path is not followed there");
+            return trace!(
+                endpoint = %path.remote, "an authentic datagram from inside a cluster's CIDRs: its sender's path is not followed there");
         }
         if peer.with_link(|link| link.handle_datagram(path)) {
             let record = peer.record();
@@ -182,7 +183,7 @@ impl Receiver<'_> {
         peer.note_received(length);
         if let Err(error) = self.shared.tun.write(packet) {
             self.drop(Drop::NotDelivered);
-            debug!(%error, "the tunnel device did not take a packet");
+            trace!(%error, "the tunnel device did not take a packet");
         }
     }
 

@@ -16,7 +16,7 @@ use daisy_gateway_core::probe::{PROBE_LENGTH, Probe};
 use nix::poll::{PollFd, PollFlags, PollTimeout};
 use nix::sys::eventfd::{EfdFlags, EventFd};
 use tokio::sync::watch;
-use tracing::{debug, warn};
+use tracing::{trace, warn};
 
 use super::peer::Peer;
 use super::table::Table;
@@ -198,7 +198,7 @@ impl Shared {
     /// A datagram to a peer could not be sent.
     pub(crate) fn handle_send_error(&self, peer: &Peer, remote: SocketAddr, error: &io::Error) {
         self.metrics.drop(Drop::NotSent);
-        debug!(%remote, %error, "a datagram could not be sent");
+        trace!(%remote, %error, "a datagram could not be sent");
         if peer.path().is_some_and(|path| path.remote == remote && path.local.is_some()) {
             peer.with_link(|link| link.handle_source_gone());
         }
