@@ -33,7 +33,7 @@ pub enum StateError {
         cause: &'static str,
     },
     /// A lab of this name runs.
-    #[error("a lab named {name} is already up; use another name, or end it with `daisy lab down {name}`")]
+    #[error("a lab named {name} is already up; use another name, or end it with `daisy lab down --lab {name}`")]
     InUse {
         /// Its name.
         name: String,
@@ -48,7 +48,7 @@ pub enum StateError {
     #[error("no lab is up; `daisy lab --keep` leaves one up")]
     NoneUp,
     /// More than one runs, and none was named.
-    #[error("more than one lab is up: {}; name one with --name", names.join(", "))]
+    #[error("more than one lab is up: {}; name one with --lab", names.join(", "))]
     Ambiguous {
         /// Those that run.
         names: Vec<String>,
