@@ -104,6 +104,23 @@ pub(crate) fn set_metadata(object: &mut Value, key: &str, value: Option<Value>) 
     };
 }
 
+/// An object nested deeper than this is not stored: others must be able to parse it, in a list too.
+pub(crate) const DEEPEST: usize = 100;
+
+/// How deep a value is nested; a text or number is 0.
+pub(crate) fn depth(value: &Value) -> usize {
+    match value {
+        Value::Null | Value::Bool(_) | Value::Number(_) | Value::String(_) => 0,
+        Value::Array(items) => 1 + items.iter().map(depth).max().unwrap_or(0),
+        Value::Object(map) => 1 + map.values().map(depth).max().unwrap_or(0),
+    }
+}
+
+/// The refusal of what is nested deeper than [`DEEPEST`].
+pub(crate) fn too_deep() -> crate::Refusal {
+    crate::Refusal::bad_request(format!("the object is nested more than {DEEPEST} levels deep"))
+}
+
 /// The metadata that clients who ask for `PartialObjectMetadata` get.
 pub(crate) fn partial(object: &Value) -> Value {
     json!({"kind": "PartialObjectMetadata", "apiVersion": "meta.k8s.io/v1", "metadata": object["metadata"]})

@@ -79,6 +79,8 @@ pub struct Limits {
     pub token_least: Duration,
     /// The longest time that a ServiceAccount's token may be asked for.
     pub token_most: Duration,
+    /// How often objects that are kept for a while only (`ResourceDefinition::kept_for`) are looked through.
+    pub sweep_interval: Duration,
     /// The time that running requests are given when the server stops.
     pub grace: Duration,
 }
@@ -103,6 +105,7 @@ impl Default for Limits {
             watch_time: Duration::from_secs(3_600),
             token_least: Duration::from_secs(600),
             token_most: Duration::from_secs(365 * 86_400),
+            sweep_interval: Duration::from_secs(30),
             grace: Duration::from_secs(5),
         }
     }

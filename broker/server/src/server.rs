@@ -25,9 +25,6 @@ use crate::tls::{self, Keys};
 use crate::write::{FieldValidation, Writing};
 use crate::{clock, http};
 
-/// How often objects that are kept for a while only are looked through.
-const SWEEP: Duration = Duration::from_secs(30);
-
 /// What all connections share.
 pub(crate) struct Inner {
     pub(crate) store: Arc<Store>,
@@ -135,7 +132,7 @@ impl Server {
         if listeners.is_empty() {
             return Err(Error::NoListener);
         }
-        let sweeper = tokio::spawn(sweep(Arc::downgrade(&self.inner)));
+        let sweeper = tokio::spawn(sweep(Arc::downgrade(&self.inner), self.inner.limits.sweep_interval));
         let result = http::serve(self.inner.clone(), self.keys.tls.clone(), listeners, shutdown).await;
         sweeper.abort();
         result
@@ -226,9 +223,9 @@ impl Inner {
 }
 
 /// Deletes what has outlived its time, until the server is gone.
-async fn sweep(inner: std::sync::Weak<Inner>) {
+async fn sweep(inner: std::sync::Weak<Inner>, interval: Duration) {
     loop {
-        tokio::time::sleep(SWEEP).await;
+        tokio::time::sleep(interval).await;
         let Some(inner) = inner.upgrade() else { return };
         let now = Instant::now();
         for (key, time) in &inner.kept_for {

@@ -182,11 +182,29 @@ async fn the_handle_reads_writes_and_subscribes() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn what_is_kept_for_a_while_goes_by_itself() {
+    let folder = tempdir().unwrap();
+    let mut options = options(&folder);
+    let short = ResourceDefinition::untyped(("example.com", "v1"), "notes", "Note", true).kept_for(Duration::from_millis(300));
+    options.definitions.push(short);
+    options.limits.sweep_interval = Duration::from_millis(50);
+    let server = TestServer::start(options);
+    let notes = ResourceKey::new("example.com", "notes");
+    let note = |name: &str| json!({"metadata": {"name": name}});
+    let mut events = server.handle.subscribe();
+    server.handle.create(&notes, "default", note("a")).await.unwrap();
+    assert_eq!(events.recv().await.unwrap().kind, EventKind::Added);
+    let gone = tokio::time::timeout(Duration::from_secs(10), events.recv()).await.expect("in time").unwrap();
+    assert_eq!((gone.kind, gone.name.as_str()), (EventKind::Deleted, "a"));
+    server.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn what_keeps_a_server_from_starting_is_named() {
     let folder = tempdir().unwrap();
     let server = TestServer::start(options(&folder));
     let address = server.address.to_string();
-    let Err(error) = Server::bind(&[address.clone()]) else { panic!("the port is in use") };
+    let Err(error) = Server::bind(std::slice::from_ref(&address)) else { panic!("the port is in use") };
     assert!(error.to_string().contains(&address) && error.to_string().contains("another program has this port"), "{error}");
     let Err(error) = Server::open(options(&folder)) else { panic!("the data are in use") };
     assert!(matches!(error, Error::InUse { .. }), "{error}");

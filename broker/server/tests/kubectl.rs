@@ -182,8 +182,8 @@ async fn kubectl_works_on_built_in_objects() {
         let again = kubectl.run(&["apply", "-f", &file]);
         assert!(again.contains("configmap/settings unchanged") && again.contains("namespace/shop unchanged"), "{again}");
         assert_eq!(on(&["get", "cm", "settings", "-o", "jsonpath={.data.color}{.data.shape}"]), "greenround");
-        on(&["replace", "-f", &file]);
         assert!(on(&["diff", "-f", &file]).is_empty());
+        on(&["replace", "-f", &file]);
         let server_side = kubectl.try_run(&["apply", "--server-side", "-f", &file]).unwrap_err();
         assert!(server_side.contains("Server-side apply not available"), "{server_side}");
 

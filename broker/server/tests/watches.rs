@@ -174,11 +174,12 @@ async fn kubes_watcher_follows_by_pages_and_by_stream() {
         let mut names = Vec::new();
         assert!(matches!(events.next().await.unwrap().unwrap(), Event::Init));
         loop {
-            match events.next().await.unwrap().unwrap() {
-                Event::InitApply(map) => names.push(map.metadata.name.unwrap()),
-                Event::InitDone => break,
-                other => panic!("{other:?}"),
+            let event = events.next().await.unwrap().unwrap();
+            if matches!(event, Event::InitDone) {
+                break;
             }
+            let Event::InitApply(map) = event else { panic!("{event:?}") };
+            names.push(map.metadata.name.unwrap());
         }
         assert_eq!(names.len(), 7);
         post(&client, MAPS, config_map("z", json!({}))).await;

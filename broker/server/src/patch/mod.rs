@@ -6,10 +6,11 @@ use json_patch::PatchOperation;
 use serde_json::Value;
 
 use crate::definition::ResourceKey;
+use crate::object;
 use crate::refusal::Refusal;
 
-/// Operations of a JSON patch, at most (Kubernetes' own limit).
-const MOST_OPERATIONS: usize = 10_000;
+/// Operations of a JSON patch, at most: they are done while all other writes wait.
+const MOST_OPERATIONS: usize = 1_000;
 
 /// A patch as it was sent.
 #[derive(Clone, Debug)]
@@ -35,7 +36,11 @@ impl Patch {
             "application/json-patch+json" => {
                 let patch: json_patch::Patch = serde_json::from_slice(body).map_err(bad)?;
                 if patch.0.len() > MOST_OPERATIONS {
-                    return Err(Refusal::too_large(MOST_OPERATIONS));
+                    return Err(Refusal::new(
+                        413,
+                        "RequestEntityTooLarge",
+                        format!("the patch has {} operations: at most {MOST_OPERATIONS} are allowed", patch.0.len()),
+                    ));
                 }
                 Ok(Self::Json(patch))
             }
@@ -58,7 +63,12 @@ impl Patch {
                 strategic::merge(resource, object, patch)?;
             }
             Self::Json(patch) => {
+                let mut copied = 0;
                 for (index, operation) in patch.0.iter().enumerate() {
+                    copied += within_bounds(object, operation)?;
+                    if copied > limit {
+                        return Err(Refusal::too_large(limit));
+                    }
                     json_patch::patch(object, std::slice::from_ref(operation)).map_err(|error| {
                         let why = format!("the patch's operation {index} ({}): {}", operation.path(), error.kind);
                         Refusal::new(
@@ -67,15 +77,29 @@ impl Patch {
                             format!("the server rejected our request due to an error in our request: {why}"),
                         )
                     })?;
-                    // Copies of copies grow by powers of two.
-                    if matches!(operation, PatchOperation::Copy(_)) && weight(object) > limit {
-                        return Err(Refusal::too_large(limit));
-                    }
                 }
             }
         }
         Ok(())
     }
+}
+
+/// Holds an operation to bounds before it is done: it must not nest the object without end, nor copy copies without end. Gives the
+/// bytes, about, of what it takes from elsewhere in the object.
+fn within_bounds(object: &Value, operation: &PatchOperation) -> Result<usize, Refusal> {
+    let from = match operation {
+        PatchOperation::Copy(copy) => object.pointer(copy.from.as_str()),
+        PatchOperation::Move(step) => object.pointer(step.from.as_str()),
+        PatchOperation::Add(add) => Some(&add.value),
+        PatchOperation::Replace(replace) => Some(&replace.value),
+        PatchOperation::Remove(_) | PatchOperation::Test(_) => None,
+    };
+    let Some(from) = from else { return Ok(0) };
+    if operation.path().as_str().matches('/').count() + object::depth(from) > object::DEEPEST {
+        return Err(object::too_deep());
+    }
+    // What is added was counted with the body.
+    Ok(if matches!(operation, PatchOperation::Copy(_) | PatchOperation::Move(_)) { weight(from) } else { 0 })
 }
 
 fn object_only(patch: &Value) -> Result<(), Refusal> {
@@ -129,6 +153,31 @@ mod tests {
         let operations: Vec<_> = (0..40).map(|n| json!({"op": "copy", "from": "", "path": format!("/x{n}")})).collect();
         let refusal = apply("application/json-patch+json", operations.into(), json!({"a": "b"})).expect_err("too large");
         assert_eq!(refusal.code, 413);
+    }
+
+    #[test]
+    fn nothing_is_nested_without_end() {
+        let deep = |levels: usize| (0..levels).fold(json!(1), |inner, _| json!({ "a": inner }));
+        let path = |levels: usize| "/a".repeat(levels);
+        // Each operation is shallow; together they are not.
+        let operations: Vec<_> = (0..20).map(|n| json!({"op": "add", "path": path(n * 10 + 1), "value": deep(10)})).collect();
+        let refusal = apply("application/json-patch+json", operations.into(), json!({"a": 1})).expect_err("too deep");
+        assert!(refusal.code == 400 && refusal.message.contains("levels deep"), "{refusal}");
+        let moves: Vec<_> = (0..10)
+            .flat_map(|n| {
+                [
+                    json!({"op": "add", "path": format!("/b{n}"), "value": {}}),
+                    json!({"op": "move", "from": "/a", "path": format!("/b{n}/a")}),
+                    json!({"op": "move", "from": format!("/b{n}"), "path": "/a"}),
+                ]
+            })
+            .collect();
+        let moved =
+            apply("application/json-patch+json", moves.clone().into(), json!({"a": deep(50)})).expect("still within bounds");
+        assert_eq!(object::depth(&moved), 61);
+        assert_eq!(apply("application/json-patch+json", moves.into(), json!({"a": deep(95)})).expect_err("too deep").code, 400);
+        let many: Vec<_> = (0..1_001).map(|_| json!({"op": "test", "path": "/a", "value": 1})).collect();
+        assert_eq!(apply("application/json-patch+json", many.into(), json!({"a": 1})).expect_err("too many").code, 413);
     }
 
     fn tree() -> impl Strategy<Value = Value> {

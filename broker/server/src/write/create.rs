@@ -120,6 +120,9 @@ impl Writer<'_, '_> {
     }
 
     pub(super) fn put(&mut self, place: Place, object: Value) -> Result<Written, Refusal> {
+        if object::depth(&object) > object::DEEPEST {
+            return Err(object::too_deep());
+        }
         let object = self.transaction.put(&self.served.key, place, object);
         let limit = self.by.limits.body_bytes;
         if object.json.len() > limit {
