@@ -35,6 +35,9 @@ pub(crate) fn enter(test: &str) -> bool {
     if std::env::var_os(INSIDE).is_some() {
         return unable("neither root nor a user namespace to be root in");
     }
+    if File::options().read(true).write(true).open("/dev/net/tun").is_err() {
+        return unable("not root, and /dev/net/tun is not for others here");
+    }
     let (user, group) = (nix::unistd::getuid(), nix::unistd::getgid());
     let mut command = Command::new(std::env::current_exe().unwrap());
     command.args(["--exact", test, "--nocapture", "--test-threads=1"]).env(INSIDE, "1");
