@@ -9,7 +9,7 @@
 //! | Services, IPv6 | fd64:6169:7379:ff00::/56 | | /112 |
 //!
 //! Small clusters come in great numbers, so that what is given out later is smaller: 1,000 clusters find room. What distributions
-//! and clouds use by themselves ([`COMMON`]) is not offered: it would collide with the next cluster that nobody configured.
+//! and clouds use by themselves (`COMMON`) is not offered: it would collide with the next cluster that nobody configured.
 
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
