@@ -215,6 +215,9 @@ fn add_rules(batch: &mut Batch, table: &Table, shape: Shape) {
         let from = |group| Rule::new().saddr_in_set(family, &group_name(group, family));
         add(FROM_TUNNEL, from(Group::Remote).goto(JUDGE));
         if shape.gateway {
+            // Their replies bear the address that the connection was translated to, until after this chain.
+            let replies = from(Group::Pods).ct_state(ct_state::ESTABLISHED | ct_state::RELATED);
+            add(FROM_NODES, replies.accept());
             let to_remote = |rule: Rule| rule.daddr_in_set(family, &group_name(Group::Remote, family)).accept();
             add(FROM_NODES, to_remote(from(Group::Pods)).comment("other nodes' pods, into the tunnel"));
             add(FROM_NODES, to_remote(from(Group::Nodes)).comment("other nodes themselves, into the tunnel"));

@@ -21,3 +21,6 @@ mod watch;
 
 pub use options::RouteAgentOptions;
 pub use role::run;
+
+#[cfg(test)]
+mod tests;

@@ -10,6 +10,7 @@ use std::thread;
 use futures::TryStreamExt;
 use ipnetwork::IpNetwork;
 use rtnetlink::packet_route::address::{AddressAttribute, AddressHeaderFlags};
+use rtnetlink::packet_route::link::{LinkAttribute, State};
 use rtnetlink::{Handle, LinkUnspec, LinkVeth, RouteMessageBuilder};
 
 type Job = Box<dyn FnOnce() + Send>;
@@ -100,6 +101,17 @@ pub async fn set_up(handle: &Handle, name: &str) {
     handle.link().set(LinkUnspec::new_with_index(index).up().build()).execute().await.unwrap();
 }
 
+/// Waits until a device carries packets, for two seconds at most.
+async fn wait_until_up(handle: &Handle, name: &str) {
+    for _ in 0..400 {
+        let link = handle.link().get().match_name(name.to_owned()).execute().try_next().await.unwrap().unwrap();
+        if link.attributes.iter().any(|a| matches!(a, LinkAttribute::OperState(State::Up))) {
+            return;
+        }
+        tokio::time::sleep(std::time::Duration::from_millis(5)).await;
+    }
+}
+
 /// Gives a device an address; IPv6 without duplicate address detection, to be usable at once.
 pub async fn add_address(handle: &Handle, name: &str, network: IpNetwork) {
     let index = index_of(handle, name).await;
@@ -122,11 +134,20 @@ impl Namespace {
         let file = other.file.as_raw_fd();
         self.run(move || {
             netlink(|handle| async move {
-                handle.link().add(LinkVeth::new(here, there).build()).execute().await.unwrap();
-                let index = index_of(&handle, there).await;
-                handle.link().set(LinkUnspec::new_with_index(index).setns_by_fd(file).build()).execute().await.unwrap();
+                // Both ends may have one name, once they are apart.
+                handle.link().add(LinkVeth::new(here, "other-end").build()).execute().await.unwrap();
+                let index = index_of(&handle, "other-end").await;
+                let there = LinkUnspec::new_with_index(index).setns_by_fd(file).name(there).build();
+                handle.link().set(there).execute().await.unwrap();
             });
         });
+        for (namespace, device) in [(self, here), (other, there)] {
+            namespace.run(move || netlink(|handle| async move { set_up(&handle, device).await }));
+        }
+        // Addresses of IPv6 are usable once the device knows that its other end is there.
+        for (namespace, device) in [(self, here), (other, there)] {
+            namespace.run(move || netlink(|handle| async move { wait_until_up(&handle, device).await }));
+        }
         self.configure(here, ours);
         other.configure(there, theirs);
     }
