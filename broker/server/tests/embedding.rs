@@ -228,6 +228,8 @@ async fn the_server_answers_on_all_its_listeners() {
     server.write_admin_kubeconfig(&file, "https://localhost", "c").unwrap();
     use std::os::unix::fs::PermissionsExt as _;
     assert_eq!(file.metadata().unwrap().permissions().mode() & 0o777, 0o600);
+    let database = folder.path().join("data/db/objects.redb");
+    assert_eq!(database.metadata().unwrap().permissions().mode() & 0o777, 0o600);
     let (stop, stopped) = tokio::sync::oneshot::channel::<()>();
     let running = tokio::spawn(server.serve(listeners, async {
         let _ = stopped.await;

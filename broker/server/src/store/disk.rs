@@ -1,5 +1,8 @@
 //! The database file: objects, the one resourceVersion, and each resource's last one.
 
+use std::fs::{File, OpenOptions};
+use std::io;
+use std::os::unix::fs::OpenOptionsExt as _;
 use std::path::Path;
 
 use bytes::Bytes;
@@ -50,8 +53,18 @@ fn key_of(text: &str) -> ResourceKey {
     ResourceKey::new(group, plural)
 }
 
+/// Makes the file, empty, for its owner alone; its name is on the disk before anything in it is.
+fn create_private(path: &Path) -> io::Result<()> {
+    if path.exists() {
+        return Ok(());
+    }
+    OpenOptions::new().write(true).create_new(true).mode(0o600).open(path)?.sync_all()?;
+    path.parent().map_or(Ok(()), |folder| File::open(folder)?.sync_all())
+}
+
 impl Disk {
     pub(super) fn open(path: &Path) -> Result<Self, Error> {
+        create_private(path).map_err(|source| Error::File { path: path.display().to_string(), source })?;
         let database = Database::builder().set_cache_size(CACHE_BYTES).create(path).map_err(|error| {
             let path = path.display().to_string();
             if matches!(error, redb::DatabaseError::DatabaseAlreadyOpen) {

@@ -135,8 +135,9 @@ impl Collection {
 
 fn start(namespace: Option<&str>, after: Option<&Place>) -> Bound<Place> {
     match (after, namespace) {
-        (Some(place), _) => Bound::Excluded(place.clone()),
-        (None, Some(namespace)) => Bound::Included((namespace.to_owned(), String::new())),
+        (Some(place), None) => Bound::Excluded(place.clone()),
+        (Some(place), Some(namespace)) if place.0.as_str() >= namespace => Bound::Excluded(place.clone()),
+        (Some(_) | None, Some(namespace)) => Bound::Included((namespace.to_owned(), String::new())),
         (None, None) => Bound::Unbounded,
     }
 }
