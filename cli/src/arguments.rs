@@ -20,7 +20,9 @@ pub(crate) enum Command {
     #[command(after_help = "Example:\n  daisy deploy-broker --embedded --advertise 203.0.113.5")]
     DeployBroker(DeployBroker),
     /// Make an invitation and print the file that a cluster joins by.
-    #[command(after_help = "Examples:\n  daisy invite --export none > developers.daisy\n  daisy invite --export 'shop-*,web' --uses 1 --ttl 1h > shop.daisy")]
+    #[command(
+        after_help = "Examples:\n  daisy invite --export none > developers.daisy\n  daisy invite --export 'shop-*,web' --uses 1 --ttl 1h > shop.daisy"
+    )]
     Invite(Invite),
     /// Join a cluster to the supercluster, or bring its Daisy up to date.
     #[command(after_help = "Example:\n  daisy join broker-info.daisy --context staging --clusterid staging")]
@@ -42,13 +44,17 @@ pub(crate) enum Command {
     /// End a membership (at the broker): what the cluster exported is withdrawn, its CIDRs are free again.
     Evict(Evict),
     /// Print a kind configuration whose CIDRs no other member has.
-    #[command(after_help = "Example:\n  daisy kind-config developers.daisy --name local > local.yaml\n  kind create cluster --config local.yaml")]
+    #[command(
+        after_help = "Example:\n  daisy kind-config developers.daisy --name local > local.yaml\n  kind create cluster --config local.yaml"
+    )]
     KindConfig(KindConfig),
     /// Show what Daisy knows in a cluster.
     #[command(subcommand, after_help = "Example:\n  daisy show connections --context local")]
     Show(Show),
     /// Clusters on this machine, in network namespaces: the walk, from nothing to two joined clusters.
-    #[command(after_help = "Examples:\n  daisy lab\n  daisy lab --keep\n  daisy lab exec local/client -- getent hosts nginx.nginx.svc\n  daisy lab down")]
+    #[command(
+        after_help = "Examples:\n  daisy lab\n  daisy lab --keep\n  daisy lab exec local/client -- getent hosts nginx.nginx.svc\n  daisy lab down"
+    )]
     Lab(Lab),
     /// Print shell completions.
     #[command(after_help = "Example:\n  daisy completions bash > /etc/bash_completion.d/daisy")]

@@ -42,7 +42,8 @@ pub(crate) async fn broker(options: BrokerRole) -> Result<()> {
 /// Serves the embedded broker, and says when it does.
 pub(crate) async fn serve_broker(options: BrokerRole, ready: tokio::sync::oneshot::Sender<BrokerReady>) -> Result<()> {
     log();
-    let options = BrokerOptions { data_dir: options.data, listen: options.listen, advertise: options.advertise, ..Default::default() };
+    let options =
+        BrokerOptions { data_dir: options.data, listen: options.listen, advertise: options.advertise, ..Default::default() };
     daisy_broker::server::run(options, ready, stop()?).await
 }
 

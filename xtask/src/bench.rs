@@ -81,7 +81,12 @@ fn lab(root: &Path) -> Result<Vec<Row>> {
     for ((work, who, unit), mut values) in measured {
         values.sort_by(f64::total_cmp);
         let (least, median, most) = (values[0], values[values.len() / 2], values[values.len() - 1]);
-        rows.push(Row { work: format!("{work}, median of {}", values.len()), who: who.clone(), value: median, unit: unit.clone() });
+        rows.push(Row {
+            work: format!("{work}, median of {}", values.len()),
+            who: who.clone(),
+            value: median,
+            unit: unit.clone(),
+        });
         if (least - most).abs() > f64::EPSILON {
             rows.push(Row { work: format!("{work}, least"), who: who.clone(), value: least, unit: unit.clone() });
             rows.push(Row { work: format!("{work}, most"), who, value: most, unit });
@@ -118,7 +123,8 @@ fn sim(root: &Path) -> Result<Vec<Row>> {
     if !ok {
         bail!("the simulation failed; it printed the seed above");
     }
-    let report: Value = serde_json::from_str(text.lines().last().unwrap_or_default()).context("reading the simulation's report")?;
+    let report: Value =
+        serde_json::from_str(text.lines().last().unwrap_or_default()).context("reading the simulation's report")?;
     let number = |key: &str| report[key].as_f64().with_context(|| format!("the simulation's report has no {key}"));
     let steps = number("seeds")? * number("steps")?;
     Ok(vec![

@@ -47,7 +47,12 @@ fn walk(root: &Path) -> Result<()> {
         for line in text.lines().filter(|line| line.starts_with('{')) {
             let step: Value = serde_json::from_str(line)?;
             let mark = if step["ok"] == true { "ok" } else { "FAILED" };
-            println!("walk {}: {mark} ({} ms) {}", step["step"].as_str().unwrap_or("?"), step["ms"], step["detail"].as_str().unwrap_or(""));
+            println!(
+                "walk {}: {mark} ({} ms) {}",
+                step["step"].as_str().unwrap_or("?"),
+                step["ms"],
+                step["detail"].as_str().unwrap_or("")
+            );
             passed += i32::from(step["ok"] == true);
         }
         if !ok {

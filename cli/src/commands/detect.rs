@@ -67,10 +67,8 @@ pub(crate) async fn services(client: &Client) -> Result<Found> {
     let api: Api<ServiceCIDR> = Api::all(client.clone());
     // An API server before 1.33 does not know the kind, which is no error.
     if let Ok(Some(object)) = api.get_opt("kubernetes").await
-        && let Some(found) = Found::parse(
-            &object.spec.and_then(|s| s.cidrs).unwrap_or_default().join(","),
-            "ServiceCIDR kubernetes",
-        )?
+        && let Some(found) =
+            Found::parse(&object.spec.and_then(|s| s.cidrs).unwrap_or_default().join(","), "ServiceCIDR kubernetes")?
     {
         return Ok(found);
     }

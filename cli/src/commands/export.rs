@@ -17,8 +17,7 @@ use crate::connect;
 /// How long to wait for the syncer's word on an export.
 const VERDICT: Duration = Duration::from_secs(15);
 /// Namespaces that no bulk export takes.
-const NEVER: [&str; 5] =
-    ["kube-system", "kube-public", "kube-node-lease", labels::SYSTEM_NAMESPACE, labels::BROKER_NAMESPACE];
+const NEVER: [&str; 5] = ["kube-system", "kube-public", "kube-node-lease", labels::SYSTEM_NAMESPACE, labels::BROKER_NAMESPACE];
 
 /// Exports, and says what came of it.
 pub(crate) async fn export(what: Export) -> Result<()> {
@@ -75,7 +74,10 @@ async fn service(client: &Client, namespace: &NamespaceName, name: &ServiceName)
         bail!("{namespace}/{name} is not exported ({}): {}", condition.reason, condition.message);
     }
     if conditions::find(&conditions, READY).is_none() {
-        bail!("{namespace}/{name}: the ServiceExport was made, but nothing has judged it for {} s: is the syncer running?", VERDICT.as_secs());
+        bail!(
+            "{namespace}/{name}: the ServiceExport was made, but nothing has judged it for {} s: is the syncer running?",
+            VERDICT.as_secs()
+        );
     }
     println!("{namespace}/{name}: exported");
     if let Some(conflict) = conditions::find(&conditions, conditions::CONFLICT).filter(|c| c.status == "True") {
@@ -100,7 +102,8 @@ async fn verdict(api: &Api<ServiceExport>, name: &ServiceName) -> Result<Vec<Con
             return Ok(now);
         }
         let left = VERDICT.saturating_sub(started.elapsed()).as_secs().max(1);
-        let parameters = WatchParams::default().fields(&format!("metadata.name={name}")).timeout(u32::try_from(left).unwrap_or(1));
+        let parameters =
+            WatchParams::default().fields(&format!("metadata.name={name}")).timeout(u32::try_from(left).unwrap_or(1));
         let mut events = api.watch(&parameters, &version).await?.boxed();
         while let Some(event) = events.next().await {
             if let Ok(WatchEvent::Modified(object) | WatchEvent::Added(object)) = event {

@@ -49,7 +49,13 @@ pub(crate) async fn run(options: Join) -> Result<()> {
 
     progress.waiting("looking at the cluster");
     let plan = look(&client, &options, &info).await?;
-    progress.done(&format!("pods {} ({}), Services {} ({})", plan.pods.list(), plan.pods.source, plan.services.list(), plan.services.source));
+    progress.done(&format!(
+        "pods {} ({}), Services {} ({})",
+        plan.pods.list(),
+        plan.pods.source,
+        plan.services.list(),
+        plan.services.source
+    ));
     let settings = settings(&options);
     if options.dry_run {
         return dry_run(&plan, &settings);
@@ -68,15 +74,25 @@ pub(crate) async fn run(options: Join) -> Result<()> {
 
 async fn look(client: &Client, options: &Join, info: &BrokerInfo) -> Result<Plan> {
     let namespaces: Api<Namespace> = Api::all(client.clone());
-    let system = namespaces.get("kube-system").await.context("reading namespace kube-system: can this user reach the cluster?")?;
+    let system =
+        namespaces.get("kube-system").await.context("reading namespace kube-system: can this user reach the cluster?")?;
     let secrets: Api<Secret> = Api::namespaced(client.clone(), labels::SYSTEM_NAMESPACE);
     let joined = secrets.get_opt(labels::BROKER_ACCESS_SECRET).await.context("reading Secrets in daisy-system")?;
     if let Some(secret) = &joined {
         let had = |key: &str| {
-            secret.data.as_ref().and_then(|d| d.get(key)).map(|v| String::from_utf8_lossy(&v.0).into_owned()).unwrap_or_default()
+            secret
+                .data
+                .as_ref()
+                .and_then(|d| d.get(key))
+                .map(|v| String::from_utf8_lossy(&v.0).into_owned())
+                .unwrap_or_default()
         };
         if had("clusterId") != options.clusterid.as_str() {
-            bail!("this cluster has joined as {:?} already; `daisy leave` first, or join with --clusterid {}", had("clusterId"), had("clusterId"));
+            bail!(
+                "this cluster has joined as {:?} already; `daisy leave` first, or join with --clusterid {}",
+                had("clusterId"),
+                had("clusterId")
+            );
         }
         if had("brokerId") != info.broker_id {
             bail!(
@@ -88,15 +104,27 @@ async fn look(client: &Client, options: &Join, info: &BrokerInfo) -> Result<Plan
         }
     }
     let given = |cidrs: &[Cidr], flag: &str| detect::Found { cidrs: cidrs.to_vec(), source: format!("as given by {flag}") };
-    let pods = if options.clustercidr.is_empty() { detect::pods(client).await? } else { given(&options.clustercidr, "--clustercidr") };
-    let services = if options.servicecidr.is_empty() { detect::services(client).await? } else { given(&options.servicecidr, "--servicecidr") };
+    let pods =
+        if options.clustercidr.is_empty() { detect::pods(client).await? } else { given(&options.clustercidr, "--clustercidr") };
+    let services = if options.servicecidr.is_empty() {
+        detect::services(client).await?
+    } else {
+        given(&options.servicecidr, "--servicecidr")
+    };
     let maps: Api<ConfigMap> = Api::namespaced(client.clone(), "kube-system");
     let corefile = maps.get_opt("coredns").await.context("reading ConfigMap kube-system/coredns")?;
     if let Some(text) = corefile.as_ref().and_then(|map| map.data.as_ref()?.get("Corefile")) {
         // What cannot be edited is found out before anything is changed.
         corefile::insert(text, IpAddr::from([192, 0, 2, 1])).context("ConfigMap kube-system/coredns, Corefile")?;
     }
-    Ok(Plan { uid: system.uid().unwrap_or_default(), pods, services, gateway: choose_gateway(client, options).await?, corefile, joined })
+    Ok(Plan {
+        uid: system.uid().unwrap_or_default(),
+        pods,
+        services,
+        gateway: choose_gateway(client, options).await?,
+        corefile,
+        joined,
+    })
 }
 
 /// The node to label as gateway; none where one is labelled already.
@@ -117,7 +145,9 @@ async fn choose_gateway(client: &Client, options: &Join) -> Result<Option<Node>>
     let control_plane = |node: &Node| node.labels().contains_key("node-role.kubernetes.io/control-plane");
     let fit = nodes.into_iter().filter(|n| address(n, "InternalIP"));
     // Workers first, and of them those that other clusters can reach.
-    let best = fit.min_by_key(|n| (control_plane(n), !address(n, "ExternalIP") && !n.annotations().contains_key(labels::PUBLIC_ADDRESS), n.name_any()));
+    let best = fit.min_by_key(|n| {
+        (control_plane(n), !address(n, "ExternalIP") && !n.annotations().contains_key(labels::PUBLIC_ADDRESS), n.name_any())
+    });
     best.map(Some).context("no node is fit to be the gateway: none has an InternalIP")
 }
 
@@ -205,11 +235,16 @@ async fn apply(
         if let Some(address) = address {
             patch["metadata"]["annotations"][labels::PUBLIC_ADDRESS] = address.into();
         }
-        nodes.patch(&node.name_any(), &PatchParams::default(), &Patch::Merge(&patch)).await.context("labelling the gateway node")?;
+        nodes
+            .patch(&node.name_any(), &PatchParams::default(), &Patch::Merge(&patch))
+            .await
+            .context("labelling the gateway node")?;
         progress.done(&format!("node {} is the gateway", node.name_any()));
     }
     // What an earlier leave wrote on the nodes is no longer so.
-    for node in nodes.list(&ListParams::default()).await?.items.iter().filter(|n| n.annotations().contains_key(labels::NODE_STATE)) {
+    for node in
+        nodes.list(&ListParams::default()).await?.items.iter().filter(|n| n.annotations().contains_key(labels::NODE_STATE))
+    {
         let patch = serde_json::json!({ "metadata": { "annotations": { labels::NODE_STATE: null } } });
         nodes.patch(&node.name_any(), &PatchParams::default(), &Patch::Merge(&patch)).await?;
     }
@@ -254,7 +289,9 @@ async fn add_stub(client: &Client, plan: &Plan, progress: &mut Progress) -> Resu
     }
     let patch = serde_json::json!({ "data": { "Corefile": edited } });
     let maps: Api<ConfigMap> = Api::namespaced(client.clone(), "kube-system");
-    maps.patch("coredns", &PatchParams::default(), &Patch::Merge(&patch)).await.context("updating ConfigMap kube-system/coredns")?;
+    maps.patch("coredns", &PatchParams::default(), &Patch::Merge(&patch))
+        .await
+        .context("updating ConfigMap kube-system/coredns")?;
     progress.done("CoreDNS forwards svc.supercluster.local and svc.clusterset.local to Daisy");
     Ok(())
 }
@@ -266,7 +303,10 @@ async fn ready(client: &Client, options: &Join, progress: &mut Progress) -> Resu
     loop {
         let Some(waiting) = unready(client, options).await? else { return Ok(()) };
         if started.elapsed() > options.timeout {
-            bail!("after {} s this cluster still waits for: {waiting}; what was applied stays, and `daisy join` can be run again", options.timeout.as_secs());
+            bail!(
+                "after {} s this cluster still waits for: {waiting}; what was applied stays, and `daisy join` can be run again",
+                options.timeout.as_secs()
+            );
         }
         progress.waiting(&waiting);
         tokio::time::sleep(pause).await;

@@ -10,9 +10,9 @@ use kube::api::{DeleteParams, ListParams, Patch, PatchParams};
 use kube::{Api, Client, ResourceExt};
 
 use crate::arguments::Leave;
+use crate::connect;
 use crate::manifests::{self, Settings};
 use crate::progress::Progress;
-use crate::connect;
 
 /// Leaves.
 pub(crate) async fn run(options: Leave) -> Result<()> {
@@ -24,9 +24,15 @@ pub(crate) async fn run(options: Leave) -> Result<()> {
         progress.done("CoreDNS is as it was");
     }
     if let Some(id) = announce(&client).await? {
-        wait(deadline, &mut progress, "the syncer to withdraw this cluster's exports and imports", async || withdrawn(&client, &id).await).await?;
+        wait(deadline, &mut progress, "the syncer to withdraw this cluster's exports and imports", async || {
+            withdrawn(&client, &id).await
+        })
+        .await?;
         progress.done("exports and imports are withdrawn");
-        wait(deadline, &mut progress, "every node to be clean, once the hold on its routes is over", async || clean(&client).await).await?;
+        wait(deadline, &mut progress, "every node to be clean, once the hold on its routes is over", async || {
+            clean(&client).await
+        })
+        .await?;
         progress.done("every node is clean");
     }
     remove(&client, &mut progress, deadline).await?;
@@ -43,7 +49,9 @@ async fn remove_stub(client: &Client) -> Result<bool> {
         return Ok(false);
     }
     let patch = serde_json::json!({ "data": { "Corefile": edited } });
-    maps.patch("coredns", &PatchParams::default(), &Patch::Merge(&patch)).await.context("updating ConfigMap kube-system/coredns")?;
+    maps.patch("coredns", &PatchParams::default(), &Patch::Merge(&patch))
+        .await
+        .context("updating ConfigMap kube-system/coredns")?;
     Ok(true)
 }
 
@@ -59,16 +67,25 @@ async fn announce(client: &Client) -> Result<Option<String>> {
     let Some(cluster) = found else { return Ok(None) };
     let patch = serde_json::json!({ "spec": { "leaving": true } });
     let name = cluster.name_any();
-    api.patch(&name, &PatchParams::default(), &Patch::Merge(&patch)).await.with_context(|| format!("marking Cluster {name} as leaving"))?;
+    api.patch(&name, &PatchParams::default(), &Patch::Merge(&patch))
+        .await
+        .with_context(|| format!("marking Cluster {name} as leaving"))?;
     Ok(Some(name))
 }
 
-async fn wait(deadline: Instant, progress: &mut Progress, what: &str, done: impl AsyncFn() -> Result<Option<String>>) -> Result<()> {
+async fn wait(
+    deadline: Instant,
+    progress: &mut Progress,
+    what: &str,
+    done: impl AsyncFn() -> Result<Option<String>>,
+) -> Result<()> {
     loop {
         let Some(still) = done().await? else { return Ok(()) };
         progress.waiting(&format!("waiting for {what} ({still})"));
         if Instant::now() > deadline {
-            bail!("gave up waiting for {what}: {still}; run `daisy leave` again, with a longer --timeout if that is what it needs");
+            bail!(
+                "gave up waiting for {what}: {still}; run `daisy leave` again, with a longer --timeout if that is what it needs"
+            );
         }
         tokio::time::sleep(Duration::from_millis(50)).await;
     }
@@ -104,7 +121,8 @@ async fn remove(client: &Client, progress: &mut Progress, deadline: Instant) -> 
     // The kinds go last, each only while nobody else's objects need it.
     for object in manifests::foundations()?.iter().rev() {
         if in_use(client, &object.name_any()).await? {
-            progress.done(&format!("{} stays: there are objects of that kind that are not Daisy's", manifests::describe(object)));
+            progress
+                .done(&format!("{} stays: there are objects of that kind that are not Daisy's", manifests::describe(object)));
             continue;
         }
         manifests::delete(client, object).await?;
@@ -119,8 +137,12 @@ async fn remove(client: &Client, progress: &mut Progress, deadline: Instant) -> 
 /// Whether a CRD still has objects that somebody else needs: users' exports, or a broker's Clusters on the same API server.
 async fn in_use(client: &Client, name: &str) -> Result<bool> {
     let count = match name {
-        "serviceexports.multicluster.x-k8s.io" => Api::<ServiceExport>::all(client.clone()).list(&ListParams::default()).await.map(|l| l.items.len()),
-        "serviceimports.multicluster.x-k8s.io" => Api::<ServiceImport>::all(client.clone()).list(&ListParams::default()).await.map(|l| l.items.len()),
+        "serviceexports.multicluster.x-k8s.io" => {
+            Api::<ServiceExport>::all(client.clone()).list(&ListParams::default()).await.map(|l| l.items.len())
+        }
+        "serviceimports.multicluster.x-k8s.io" => {
+            Api::<ServiceImport>::all(client.clone()).list(&ListParams::default()).await.map(|l| l.items.len())
+        }
         "clusters.daisy.supercluster.local" => {
             let namespaces: Api<Namespace> = Api::all(client.clone());
             return Ok(namespaces.get_opt(labels::BROKER_NAMESPACE).await?.is_some());
@@ -138,14 +160,17 @@ async fn unmark_nodes(client: &Client) -> Result<()> {
     let api: Api<Node> = Api::all(client.clone());
     let annotations = [labels::NODE_ADDRESS, labels::NODE_STATE];
     for node in api.list(&ListParams::default()).await?.items {
-        let marked = annotations.iter().any(|a| node.annotations().contains_key(*a)) || node.labels().contains_key(labels::GATEWAY_NODE);
+        let marked =
+            annotations.iter().any(|a| node.annotations().contains_key(*a)) || node.labels().contains_key(labels::GATEWAY_NODE);
         if marked {
             let patch = serde_json::json!({ "metadata": {
                 "labels": { labels::GATEWAY_NODE: null },
                 "annotations": { labels::NODE_ADDRESS: null, labels::NODE_STATE: null },
             }});
             let name = node.name_any();
-            api.patch(&name, &PatchParams::default(), &Patch::Merge(&patch)).await.with_context(|| format!("taking Daisy's marks off node {name}"))?;
+            api.patch(&name, &PatchParams::default(), &Patch::Merge(&patch))
+                .await
+                .with_context(|| format!("taking Daisy's marks off node {name}"))?;
         }
     }
     Ok(())

@@ -52,7 +52,10 @@ async fn all(options: ShowOptions) -> Result<()> {
 
 async fn list<K>(client: &Client) -> Result<Vec<K>>
 where
-    K: kube::Resource<Scope = kube::core::NamespaceResourceScope, DynamicType = ()> + Clone + std::fmt::Debug + serde::de::DeserializeOwned,
+    K: kube::Resource<Scope = kube::core::NamespaceResourceScope, DynamicType = ()>
+        + Clone
+        + std::fmt::Debug
+        + serde::de::DeserializeOwned,
 {
     let api: Api<K> = Api::namespaced(client.clone(), labels::SYSTEM_NAMESPACE);
     let what = K::plural(&());
@@ -100,7 +103,10 @@ async fn gateways(client: &Client, format: OutputFormat) -> Result<()> {
                     HaStatus::Active => "active".to_owned(),
                     HaStatus::Passive => "passive".to_owned(),
                 },
-                status.local_endpoint.as_ref().map_or_else(|| "-".to_owned(), |l| joined(l.endpoints.iter().map(|e| e.address))),
+                status
+                    .local_endpoint
+                    .as_ref()
+                    .map_or_else(|| "-".to_owned(), |l| joined(l.endpoints.iter().map(|e| e.address))),
                 format!("{up}/{}", status.connections.len()),
                 ready.map_or_else(|| "-".to_owned(), |c| format!("{}: {}", c.reason, c.message)),
             ];
@@ -163,7 +169,9 @@ async fn service_rows(client: &Client) -> Result<Vec<(Value, Vec<String>)>> {
     let exports: Api<ServiceExport> = Api::all(client.clone());
     for export in exports.list(&ListParams::default()).await.context("listing ServiceExports")?.items {
         let list = export.status.clone().unwrap_or_default().conditions;
-        let bad = [conditions::VALID, conditions::READY].iter().find_map(|t| conditions::find(&list, t).filter(|c| c.status != "True"));
+        let bad = [conditions::VALID, conditions::READY]
+            .iter()
+            .find_map(|t| conditions::find(&list, t).filter(|c| c.status != "True"));
         let state = match bad {
             Some(c) => format!("{}: {}", c.reason, c.message),
             None if list.is_empty() => "not yet judged".to_owned(),
@@ -172,14 +180,17 @@ async fn service_rows(client: &Client) -> Result<Vec<(Value, Vec<String>)>> {
         let (namespace, name) = (export.namespace().unwrap_or_default(), export.name_any());
         found.push(ServiceRow { namespace, name, direction: "export", ips: Vec::new(), clusters: Vec::new(), state });
     }
-    let ours = ListParams::default().labels(&format!("{}={},{}", labels::MANAGED_BY, labels::MANAGED_BY_DAISY, labels::IMPORT_NAME));
+    let ours =
+        ListParams::default().labels(&format!("{}={},{}", labels::MANAGED_BY, labels::MANAGED_BY_DAISY, labels::IMPORT_NAME));
     let services: Api<Service> = Api::namespaced(client.clone(), labels::SYSTEM_NAMESPACE);
     let slices: Api<EndpointSlice> = Api::namespaced(client.clone(), labels::SYSTEM_NAMESPACE);
-    let slices = slices.list(&ListParams::default().labels(labels::IMPORT_NAME)).await.context("listing imports' EndpointSlices")?.items;
+    let slices =
+        slices.list(&ListParams::default().labels(labels::IMPORT_NAME)).await.context("listing imports' EndpointSlices")?.items;
     for service in services.list(&ours).await.context("listing imports' Services")?.items {
         let label = |key: &str| service.labels().get(key).cloned().unwrap_or_default();
         let own = slices.iter().filter(|s| s.labels().get(labels::SLICE_SERVICE_NAME) == Some(&service.name_any()));
-        let mut clusters: Vec<String> = own.clone().filter_map(|s| s.labels().get(labels::MCS_SOURCE_CLUSTER).cloned()).collect();
+        let mut clusters: Vec<String> =
+            own.clone().filter_map(|s| s.labels().get(labels::MCS_SOURCE_CLUSTER).cloned()).collect();
         clusters.sort();
         clusters.dedup();
         let endpoints: usize = own.map(|s| s.endpoints.len()).sum();

@@ -112,7 +112,8 @@ pub(crate) async fn join(stage: &mut Stage<'_>) -> Result<(), Failed> {
         let connected = async || {
             let output = stage.look(cluster, &["daisy", "show", "connections", "-o", "json"]).await?;
             let list: serde_json::Value = serde_json::from_str(&output.stdout).unwrap_or_default();
-            let up = list.as_array().is_some_and(|l| l.iter().any(|c| c["clusterId"] == clusters[0] && c["status"] == "connected"));
+            let up =
+                list.as_array().is_some_and(|l| l.iter().any(|c| c["clusterId"] == clusters[0] && c["status"] == "connected"));
             Ok(if up { Ok(()) } else { Err(format!("{}{}", output.stdout.trim(), output.stderr.trim())) })
         };
         stage.until(Duration::from_secs(20), &format!("{cluster} to be connected to {}", clusters[0]), connected).await?;

@@ -23,7 +23,10 @@ pub(crate) async fn local_first(stage: &mut Stage<'_>) -> Result<(), Failed> {
 
     let output = stage.try_type("local", &["daisy", "export", "service", "nginx", "-n", "nginx"]).await?;
     if output.code == 0 || !output.stderr.contains("grant") {
-        return Err(Failed::new("local's export to be refused by its grant", format!("exit code {}: {}{}", output.code, output.stdout, output.stderr)));
+        return Err(Failed::new(
+            "local's export to be refused by its grant",
+            format!("exit code {}: {}{}", output.code, output.stdout, output.stderr),
+        ));
     }
     stage.report.saw(output.stderr.trim_end());
 

@@ -2,10 +2,10 @@
 
 use std::time::{Duration, Instant};
 
-use k8s_openapi::apiextensions_apiserver::pkg::apis::apiextensions::v1::CustomResourceDefinition;
 use k8s_openapi::api::core::v1::{ConfigMap, Namespace, Node, Service};
 use k8s_openapi::api::discovery::v1::EndpointSlice;
 use k8s_openapi::api::rbac::v1::{ClusterRole, ClusterRoleBinding};
+use k8s_openapi::apiextensions_apiserver::pkg::apis::apiextensions::v1::CustomResourceDefinition;
 use kube::api::ListParams;
 use kube::{Api, Client, ResourceExt};
 use serde::de::DeserializeOwned;
@@ -53,13 +53,15 @@ pub(crate) async fn run(stage: &mut Stage<'_>) -> Result<(), Failed> {
     let gone = async || {
         let roles = ["syncer", "gateway", "route-agent", "dns"];
         let of_role = |words: &[String]| words.get(1).is_some_and(|w| roles.contains(&w.as_str()));
-        let running: Vec<String> = stage.lab.processes().await?.into_iter().filter(|p| of_role(&p.arguments)).map(|p| p.name).collect();
+        let running: Vec<String> =
+            stage.lab.processes().await?.into_iter().filter(|p| of_role(&p.arguments)).map(|p| p.name).collect();
         Ok(if running.is_empty() { Ok(()) } else { Err(running.join(", ")) })
     };
     stage.until(Duration::from_secs(10), "no process of a role to run", gone).await?;
     stage.report.saw("no process of any role runs");
     let members = async || {
-        let output = stage.look("broker", &["daisy", "members", "--broker-kubeconfig", BROKER_KUBECONFIG, "-o", "json"]).await?;
+        let output =
+            stage.look("broker", &["daisy", "members", "--broker-kubeconfig", BROKER_KUBECONFIG, "-o", "json"]).await?;
         Ok(if output.stdout.trim() == "[]" { Ok(()) } else { Err(output.stdout) })
     };
     stage.until(Duration::from_secs(10), "the broker to have no members", members).await?;
@@ -98,6 +100,10 @@ async fn remaining_objects(client: &Client) -> Result<Option<String>, Failed> {
     }
     let map = Api::<ConfigMap>::namespaced(client.clone(), "kube-system").get("coredns").await?;
     let corefile = map.data.unwrap_or_default().remove("Corefile").unwrap_or_default();
-    same("Daisy's lines in the Corefile", "0", &corefile.lines().filter(|l| l.contains("daisy") || l.contains("supercluster")).count().to_string())
-        .map(|()| None)
+    same(
+        "Daisy's lines in the Corefile",
+        "0",
+        &corefile.lines().filter(|l| l.contains("daisy") || l.contains("supercluster")).count().to_string(),
+    )
+    .map(|()| None)
 }

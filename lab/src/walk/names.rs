@@ -53,7 +53,10 @@ pub(crate) async fn export(stage: &mut Stage<'_>) -> Result<(), Failed> {
     let took = Duration::from_micros(answer.at_micros.saturating_sub(exported_at));
     stage.report.number("export to remote answer", "daisy export, then HTTP in local", millis(took), "ms");
     stage.report.number("lab from nothing to the first remote answer", "daisy lab", stage.report.elapsed().as_secs_f64(), "s");
-    stage.report.saw(format!("a pod in local that asked all the while had its answer {:.0} ms after the command was typed", millis(took)));
+    stage.report.saw(format!(
+        "a pod in local that asked all the while had its answer {:.0} ms after the command was typed",
+        millis(took)
+    ));
     stage.report.end();
     Ok(())
 }
@@ -76,10 +79,14 @@ pub(crate) async fn answer(stage: &mut Stage<'_>) -> Result<(), Failed> {
     same("the name that was found", "nginx.nginx.svc.supercluster.local", found)?;
     stage.report.saw(output.stdout.trim_end());
 
-    let Some(own) = workloads::pod_address(&local, CLIENT).await? else { return Err(Failed::new("the client to have an address", "none")) };
+    let Some(own) = workloads::pod_address(&local, CLIENT).await? else {
+        return Err(Failed::new("the client to have an address", "none"));
+    };
     let answer = answered_by(stage, &place, "nginx.nginx.svc", "staging").await?;
     same("the source address that staging's nginx saw", &own, &answer.client)?;
-    stage.report.saw(format!("HTTP answered by pod {} of staging, which saw the client's own address {}", answer.pod, answer.client));
+    stage
+        .report
+        .saw(format!("HTTP answered by pod {} of staging, which saw the client's own address {}", answer.pod, answer.client));
 
     nat(stage).await?;
 
@@ -149,8 +156,7 @@ async fn not_exported(stage: &mut Stage<'_>, place: &str) -> Result<(), Failed> 
     answered_by(stage, &client_of("staging"), "vault.private.svc", "staging").await?;
     let rcode = stage.look(place, &["daisy", "lab-internal", "ask", "vault.private.svc.supercluster.local"]).await?;
     same("the return code for vault.private.svc.supercluster.local", "NXDOMAIN", rcode.stdout.trim())?;
-    let (by_service, by_pod) =
-        tokio::join!(stage.fetch(place, &address, NOTHING), stage.fetch(place, pod, NOTHING));
+    let (by_service, by_pod) = tokio::join!(stage.fetch(place, &address, NOTHING), stage.fetch(place, pod, NOTHING));
     for (what, result) in [(&address, by_service?), (pod, by_pod?)] {
         if let Ok(fetched) = result {
             return Err(Failed::new(format!("{what}, which is not exported, not to answer"), fetched.body));

@@ -100,7 +100,8 @@ pub(crate) async fn memory(stage: &mut Stage<'_>) -> Result<(), Failed> {
     for (role, kib) in &most {
         #[expect(clippy::cast_precision_loss, reason = "KiB of one process")]
         stage.report.number("resident memory", role, *kib as f64 / 1024.0, "MiB");
-        if *kib > LIMIT_KIB {
+        // An unoptimised build is several times as large.
+        if *kib > LIMIT_KIB && !cfg!(debug_assertions) {
             return Err(Failed::new(format!("{role} to stay under 30 MiB"), format!("{kib} KiB")));
         }
     }

@@ -73,7 +73,8 @@ fn get(host: &str, timeout: Duration) -> Result<Fetched> {
 pub(crate) fn ask(words: &[String]) -> Result<()> {
     let [name] = words else { bail!("ask NAME") };
     let resolv = std::fs::read_to_string("/etc/resolv.conf").context("reading /etc/resolv.conf")?;
-    let server = resolv.lines().find_map(|line| line.strip_prefix("nameserver ")).context("/etc/resolv.conf names no server")?;
+    let server =
+        resolv.lines().find_map(|line| line.strip_prefix("nameserver ")).context("/etc/resolv.conf names no server")?;
     let server: IpAddr = server.trim().parse().context("the name server's address")?;
     let any: IpAddr = if server.is_ipv6() { IpAddr::from([0u16; 8]) } else { IpAddr::from([0u8; 4]) };
     let socket = UdpSocket::bind((any, 0))?;
@@ -82,7 +83,8 @@ pub(crate) fn ask(words: &[String]) -> Result<()> {
     // RFC 1035 section 4.1: an identifier, recursion desired, one question of type A, class IN.
     let mut question = vec![0x1d, 0xa5, 0x01, 0x00, 0, 1, 0, 0, 0, 0, 0, 0];
     for label in name.trim_end_matches('.').split('.') {
-        question.push(u8::try_from(label.len()).ok().filter(|n| *n < 64).with_context(|| format!("label {label:?} is too long"))?);
+        question
+            .push(u8::try_from(label.len()).ok().filter(|n| *n < 64).with_context(|| format!("label {label:?} is too long"))?);
         question.extend(label.as_bytes());
     }
     question.extend([0, 0, 1, 0, 1]);

@@ -57,13 +57,17 @@ pub(crate) fn before(world: &World, number: u8, action: &Action) -> Result<(), V
 fn appears(world: &World, number: u8, slice: &EndpointSlice) -> Result<(), Violation> {
     let Some(import) = imported(slice) else { return Ok(()) };
     if !world.grants.ever(import.from, &import.key.namespace) {
-        return Err(world.violation(format!("c{number} imports {} from c{}, which was never granted it", import.key, import.from)));
+        return Err(
+            world.violation(format!("c{number} imports {} from c{}, which was never granted it", import.key, import.from))
+        );
     }
     let own = objects::member(import.from, world.grants.now(import.from)).spec;
     for text in &import.addresses {
         let inside = text.parse().is_ok_and(|a| own.cidrs().any(|cidr| cidr.contains(a)));
         if !inside {
-            return Err(world.violation(format!("c{number} imports {text} for {} from c{}, whose it is not", import.key, import.from)));
+            return Err(
+                world.violation(format!("c{number} imports {text} for {} from c{}, whose it is not", import.key, import.from))
+            );
         }
     }
     Ok(())
@@ -85,16 +89,22 @@ fn withdrawn(world: &World, number: u8, had: Option<&Object>, now: BTreeSet<Stri
     if !lives(world, number, import.from, &import.key) {
         return Ok(());
     }
-    let pods: BTreeSet<String> = world.clusters.get(&import.from).map(|c| c.pods(&import.key)).unwrap_or_default().into_iter().collect();
+    let pods: BTreeSet<String> =
+        world.clusters.get(&import.from).map(|c| c.pods(&import.key)).unwrap_or_default().into_iter().collect();
     for address in import.addresses.difference(&now).filter(|a| pods.contains(*a)) {
-        return Err(world.violation(format!("c{number} withdraws {address} of {} from c{}, which lives", import.key, import.from)));
+        return Err(
+            world.violation(format!("c{number} withdraws {address} of {} from c{}, which lives", import.key, import.from))
+        );
     }
     Ok(())
 }
 
 fn service_withdrawn(world: &World, number: u8, name: &str) -> Result<(), Violation> {
     let Some(cluster) = world.clusters.get(&number) else { return Ok(()) };
-    let of_service = |o: &&Object| in_system(o) && o.metadata().labels.as_ref().is_some_and(|l| l.get(labels::SLICE_SERVICE_NAME).is_some_and(|s| s == name));
+    let of_service = |o: &&Object| {
+        in_system(o)
+            && o.metadata().labels.as_ref().is_some_and(|l| l.get(labels::SLICE_SERVICE_NAME).is_some_and(|s| s == name))
+    };
     for object in cluster.here.list(Kind::EndpointSlice).filter(of_service) {
         withdrawn(world, number, Some(object), BTreeSet::new())?;
     }
@@ -117,20 +127,30 @@ pub(crate) fn quiet(world: &World) -> Result<(), Violation> {
 fn member(world: &World, cluster: &SimCluster) -> Result<(), Violation> {
     let number = cluster.number;
     let differs = |what: &str, model: String, seen: String| {
-        if model == seen { Ok(()) } else { Err(world.violation(format!("c{number}: {what}: the model says {model}, the cluster has {seen}"))) }
+        if model == seen {
+            Ok(())
+        } else {
+            Err(world.violation(format!("c{number}: {what}: the model says {model}, the cluster has {seen}")))
+        }
     };
     let others: BTreeSet<String> =
         world.clusters.values().filter(|c| c.standing == Standing::Member).map(|c| c.id.to_string()).collect();
     let leaving: BTreeSet<String> =
         world.clusters.values().filter(|c| c.standing == Standing::Leaving).map(|c| c.id.to_string()).collect();
-    let mirrored = cluster.here.list(Kind::Cluster).map(|o| o.name().to_owned()).filter(|n| !leaving.contains(n)).collect::<BTreeSet<_>>();
+    let mirrored =
+        cluster.here.list(Kind::Cluster).map(|o| o.name().to_owned()).filter(|n| !leaving.contains(n)).collect::<BTreeSet<_>>();
     differs("Clusters", format!("{others:?}"), format!("{mirrored:?}"))?;
 
     for key in model::keys() {
         let exporters: BTreeMap<u8, BTreeSet<String>> = model::exporters(&world.clusters, &world.grants, &key);
         let exporting = |c: &&SimCluster| exporters.contains_key(&c.number);
         let service = cluster.here.get(Kind::Service, labels::SYSTEM_NAMESPACE, &key.import_service_name());
-        let lagging = world.clusters.values().any(|c| c.standing == Standing::Leaving && c.pods(&key).len() + usize::from(c.here.get(Kind::Service, key.namespace.as_str(), key.name.as_str()).is_some()) > 0);
+        let lagging = world.clusters.values().any(|c| {
+            c.standing == Standing::Leaving
+                && c.pods(&key).len()
+                    + usize::from(c.here.get(Kind::Service, key.namespace.as_str(), key.name.as_str()).is_some())
+                    > 0
+        });
         if lagging {
             continue;
         }
@@ -161,18 +181,29 @@ fn member(world: &World, cluster: &SimCluster) -> Result<(), Violation> {
     Ok(())
 }
 
-fn imports_of(world: &World, cluster: &SimCluster, key: &ServiceKey, exporters: &BTreeMap<u8, BTreeSet<String>>) -> Result<(), Violation> {
+fn imports_of(
+    world: &World,
+    cluster: &SimCluster,
+    key: &ServiceKey,
+    exporters: &BTreeMap<u8, BTreeSet<String>>,
+) -> Result<(), Violation> {
     let exists = cluster.here.get(Kind::Namespace, "", key.namespace.as_str()).is_some();
     let import = cluster.here.get(Kind::ServiceImport, key.namespace.as_str(), key.name.as_str());
     let wanted = exists && !exporters.is_empty();
     if import.is_some() != wanted {
-        return Err(world.violation(format!("{}: ServiceImport {key}: wanted {wanted}, there {}", cluster.id, import.is_some())));
+        return Err(world.violation(format!(
+            "{}: ServiceImport {key}: wanted {wanted}, there {}",
+            cluster.id,
+            import.is_some()
+        )));
     }
     let Some(Object::ServiceImport(import)) = import else { return Ok(()) };
     let named: BTreeSet<String> = import.status.iter().flat_map(|s| &s.clusters).map(|c| c.cluster.to_string()).collect();
     let model: BTreeSet<String> = exporters.keys().map(|n| objects::id(*n).to_string()).collect();
     if named != model && model::agreed(world.clusters.values(), key) {
-        return Err(world.violation(format!("{}: ServiceImport {key}: clusters {named:?}, the model says {model:?}", cluster.id)));
+        return Err(
+            world.violation(format!("{}: ServiceImport {key}: clusters {named:?}, the model says {model:?}", cluster.id))
+        );
     }
     Ok(())
 }
@@ -181,14 +212,17 @@ fn conditions_of(world: &World, cluster: &SimCluster, key: &ServiceKey, exported
     let object = cluster.here.get(Kind::ServiceExport, key.namespace.as_str(), key.name.as_str());
     let Some(Object::ServiceExport(export)) = object else {
         if cluster.bulk(key.namespace.as_str()) && cluster.wants(key) {
-            return Err(world.violation(format!("{}: {key} has no ServiceExport, though its namespace is exported", cluster.id)));
+            return Err(
+                world.violation(format!("{}: {key} has no ServiceExport, though its namespace is exported", cluster.id))
+            );
         }
         return Ok(());
     };
     let list = export.status.clone().unwrap_or_default().conditions;
     let good = conditions::is_true(&list, VALID) && conditions::is_true(&list, READY);
     if good != exported {
-        return Err(world.violation(format!("{}: ServiceExport {key}: exported {exported}, but its conditions are {list:?}", cluster.id)));
+        return Err(world
+            .violation(format!("{}: ServiceExport {key}: exported {exported}, but its conditions are {list:?}", cluster.id)));
     }
     Ok(())
 }

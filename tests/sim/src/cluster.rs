@@ -115,9 +115,9 @@ impl SimCluster {
 
     /// Whether this watch has something to deliver.
     pub(crate) fn pending(&self, which: (Place, Kind), store: &Store, now: Now) -> bool {
-        self.streams.get(&which).is_some_and(|s| {
-            now.monotonic >= s.held_until && (!s.listed || store.after(s.position, which.1).is_some())
-        })
+        self.streams
+            .get(&which)
+            .is_some_and(|s| now.monotonic >= s.held_until && (!s.listed || store.after(s.position, which.1).is_some()))
     }
 
     /// Delivers one event, or a whole list where the watch is new or broken.
@@ -163,9 +163,8 @@ impl SimCluster {
         if self.standing != Standing::Member || self.here.get(Kind::Service, namespace, name).is_none() {
             return false;
         }
-        let by_user = |object: &Object| {
-            object.metadata().labels.as_ref().is_none_or(|l| !l.contains_key(labels::EXPORTED_BY_NAMESPACE))
-        };
+        let by_user =
+            |object: &Object| object.metadata().labels.as_ref().is_none_or(|l| !l.contains_key(labels::EXPORTED_BY_NAMESPACE));
         self.here.get(Kind::ServiceExport, namespace, name).is_some_and(by_user) || self.bulk(namespace)
     }
 

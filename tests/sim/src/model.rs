@@ -34,8 +34,13 @@ pub(crate) fn keys() -> Vec<ServiceKey> {
 }
 
 /// The clusters that export the key, and their pods.
-pub(crate) fn exporters(clusters: &BTreeMap<u8, SimCluster>, grants: &Grants, key: &ServiceKey) -> BTreeMap<u8, BTreeSet<String>> {
-    let exporting = |c: &&SimCluster| c.standing == Standing::Member && c.wants(key) && grants.now(c.number).allows(&key.namespace);
+pub(crate) fn exporters(
+    clusters: &BTreeMap<u8, SimCluster>,
+    grants: &Grants,
+    key: &ServiceKey,
+) -> BTreeMap<u8, BTreeSet<String>> {
+    let exporting =
+        |c: &&SimCluster| c.standing == Standing::Member && c.wants(key) && grants.now(c.number).allows(&key.namespace);
     clusters.values().filter(exporting).map(|c| (c.number, c.pods(key).into_iter().collect())).collect()
 }
 

@@ -5,8 +5,8 @@ use std::net::{IpAddr, Ipv4Addr};
 
 use daisy_api::keys::{PublicKey, VerifyingKey};
 use daisy_api::{
-    Cidr, ClusterId, Connection, ConnectionStatus, Gateway, GatewayRecord, GatewaySpec, GatewayStatus, Grant, Member, MemberSpec,
-    NodeName, Reach, ServiceExport, ServiceExportSpec, ServiceKey, TunnelEndpoint, labels,
+    Cidr, ClusterId, Connection, ConnectionStatus, Gateway, GatewayRecord, GatewaySpec, GatewayStatus, Grant, Member,
+    MemberSpec, NodeName, Reach, ServiceExport, ServiceExportSpec, ServiceKey, TunnelEndpoint, labels,
 };
 use k8s_openapi::api::core::v1::{Namespace, Node, Service, ServicePort, ServiceSpec};
 use k8s_openapi::api::discovery::v1::{Endpoint, EndpointConditions, EndpointPort, EndpointSlice};
@@ -65,7 +65,12 @@ pub(crate) fn service(key: &ServiceKey, port: i32, headless: bool) -> Service {
         cluster_ip: headless.then(|| "None".to_owned()),
         cluster_ips: headless.then(|| vec!["None".to_owned()]),
         ip_families: Some(vec!["IPv4".to_owned()]),
-        ports: Some(vec![ServicePort { name: Some("http".to_owned()), port, protocol: Some("TCP".to_owned()), ..ServicePort::default() }]),
+        ports: Some(vec![ServicePort {
+            name: Some("http".to_owned()),
+            port,
+            protocol: Some("TCP".to_owned()),
+            ..ServicePort::default()
+        }]),
         selector: Some([("app".to_owned(), key.name.to_string())].into()),
         type_: Some("ClusterIP".to_owned()),
         ..ServiceSpec::default()
@@ -85,7 +90,12 @@ pub(crate) fn slice(number: u8, key: &ServiceKey, pods: &[u8]) -> EndpointSlice 
     let mut slice = EndpointSlice {
         address_type: "IPv4".to_owned(),
         endpoints: pods.iter().map(endpoint).collect(),
-        ports: Some(vec![EndpointPort { name: Some("http".to_owned()), port: Some(8080), protocol: Some("TCP".to_owned()), ..EndpointPort::default() }]),
+        ports: Some(vec![EndpointPort {
+            name: Some("http".to_owned()),
+            port: Some(8080),
+            protocol: Some("TCP".to_owned()),
+            ..EndpointPort::default()
+        }]),
         ..EndpointSlice::default()
     };
     slice.metadata.name = Some(slice_name(key));

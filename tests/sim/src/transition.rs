@@ -3,8 +3,8 @@
 use std::time::Duration;
 
 use daisy_api::{
-    Endpoint, EndpointPort, Envelope, Export, ExportEndpoints, ExportEndpointsSpec, ExportSpec, ExportType, Grant, IpFamily, Protocol,
-    ServiceKey, SessionAffinity, labels,
+    Endpoint, EndpointPort, Envelope, Export, ExportEndpoints, ExportEndpointsSpec, ExportSpec, ExportType, Grant, IpFamily,
+    Protocol, ServiceKey, SessionAffinity, labels,
 };
 use daisy_broker_core::object::{Kind, Object, Place};
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
@@ -62,7 +62,8 @@ impl World {
 
     /// A Service with pods starts, or changes its pods, or (rarely) its shape.
     fn run_service(&mut self, number: u8, key: &ServiceKey) {
-        let (port, headless) = (if self.random.chance(4) { 81 } else { 80 }, key.name.as_str() == "db" && !self.random.chance(5));
+        let (port, headless) =
+            (if self.random.chance(4) { 81 } else { 80 }, key.name.as_str() == "db" && !self.random.chance(5));
         let pods: Vec<u8> = (1..=4).filter(|_| self.random.chance(60)).collect();
         let wall = self.now().wall;
         let Some(cluster) = self.member(number) else { return };
@@ -322,7 +323,9 @@ impl World {
         }
         let Some(cluster) = self.member(number) else { return };
         let name = cluster.id.to_string();
-        let Some(Object::Cluster(local)) = cluster.here.get(Kind::Cluster, labels::SYSTEM_NAMESPACE, &name).cloned() else { return };
+        let Some(Object::Cluster(local)) = cluster.here.get(Kind::Cluster, labels::SYSTEM_NAMESPACE, &name).cloned() else {
+            return;
+        };
         let mut local = *local;
         local.spec.leaving = true;
         cluster.here.put(local.into(), wall);
@@ -379,4 +382,3 @@ impl World {
         }
     }
 }
-

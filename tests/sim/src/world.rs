@@ -297,12 +297,8 @@ impl World {
             self.note(format!("the registrar ends {name}'s membership"));
             self.broker.remove(Kind::Member, labels::BROKER_NAMESPACE, &name);
             let namespace = format!("{}{name}", labels::BROKER_CLUSTER_NAMESPACE_PREFIX);
-            let records: Vec<(Kind, String)> = self
-                .broker
-                .objects()
-                .filter(|o| o.namespace() == namespace)
-                .map(|o| (o.kind(), o.name().to_owned()))
-                .collect();
+            let records: Vec<(Kind, String)> =
+                self.broker.objects().filter(|o| o.namespace() == namespace).map(|o| (o.kind(), o.name().to_owned())).collect();
             for (kind, record) in records {
                 self.broker.remove(kind, &namespace, &record);
             }
