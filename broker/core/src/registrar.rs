@@ -349,7 +349,7 @@ impl Registrar {
             // What a former member of this ID left goes before the new one comes.
             (Work::Namespace(id.clone()), Action::RemoveCluster { id })
         } else {
-            let verdict = judge::judge(&self.world(&spec.invitation, &id, now), &name, spec);
+            let verdict = judge::judge(&self.world(&spec.invitation, now), &name, spec);
             let action = self.act(&name, verdict, now)?;
             if !matches!(action, Action::EndMember { .. }) {
                 return Some((work, action));
@@ -374,7 +374,7 @@ impl Registrar {
         status.reserved_until.as_ref().map_or(kept, |until| kept.max(until.0))
     }
 
-    fn world(&self, invitation: &str, id: &ClusterId, now: Timestamp) -> World<'_> {
+    fn world(&self, invitation: &str, now: Timestamp) -> World<'_> {
         let members = self.observed.members();
         let reserved = self.observed.reservations(now);
         let attempted = self.attempts.values().map(|attempt| Reservation {
@@ -382,13 +382,13 @@ impl Registrar {
             invitation: &attempt.invitation,
             ranges: &attempt.ranges,
         });
-        let used = self.uses(invitation);
         World {
             options: &self.options,
             invitation: self.observed.invitation(invitation),
-            uses: (used.len(), used.contains(id)),
+            used: self.uses(invitation),
             members,
-            reservations: reserved.chain(attempted).filter(|one| !members.contains_key(one.id)).collect(),
+            // What an attempt may have written counts beside what its Member was seen to have.
+            reservations: reserved.filter(|one| !members.contains_key(one.id)).chain(attempted).collect(),
             now,
         }
     }

@@ -1,6 +1,6 @@
 //! Judges one JoinRequest against what is known. Nothing is changed here.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use daisy_api::labels::INVITED_GRANT;
 use daisy_api::{Cidr, ClusterId, Grant, Invitation, JoinRequestSpec, Member, MemberSpec, Ranges};
@@ -23,10 +23,10 @@ pub(super) struct World<'a> {
     pub(super) options: &'a Options,
     /// The invitation that the request names, if there is one.
     pub(super) invitation: Option<&'a Invitation>,
-    /// How many clusters have joined by it, and whether the one that asks is one of them.
-    pub(super) uses: (usize, bool),
+    /// The clusters that have joined by it.
+    pub(super) used: BTreeSet<ClusterId>,
     pub(super) members: &'a BTreeMap<ClusterId, Member>,
-    /// Live ones only, and only of IDs that are no members.
+    /// Live ones of IDs that are no members, and what admissions that failed on the way may have written.
     pub(super) reservations: Vec<Reservation<'a>>,
     pub(super) now: Timestamp,
 }
@@ -70,7 +70,7 @@ fn attempt(world: &World<'_>, name: &str, spec: &JoinRequestSpec) -> Result<Verd
         }
     }
     usable(spec, world.options.public_cidrs)?;
-    if !world.uses.1 && world.uses.0 >= usize::try_from(invitation.spec.max_uses).unwrap_or(usize::MAX) {
+    if !world.used.contains(&spec.cluster_id) && world.used.len() >= most_uses(invitation) {
         return Err(Denial::InvitationUsedUp { invitation: spec.invitation.clone(), max: invitation.spec.max_uses });
     }
     overlap(world, spec)?;
@@ -94,6 +94,10 @@ fn invited<'a>(world: &World<'a>, name: &str, spec: &JoinRequestSpec) -> Result<
         return Err(Denial::BadSignature);
     }
     Ok(invitation)
+}
+
+fn most_uses(invitation: &Invitation) -> usize {
+    usize::try_from(invitation.spec.max_uses).unwrap_or(usize::MAX)
 }
 
 const FIELDS: [(&str, Purpose); 2] =
@@ -172,8 +176,9 @@ fn reserve(world: &World<'_>, spec: &JoinRequestSpec, invitation: &Invitation) -
         );
         return Ok(Verdict::Reserve { ranges, until: None, message });
     }
-    let others = world.reservations.iter().filter(|one| one.invitation == spec.invitation && one.id != id).count();
-    if !world.uses.1 && world.uses.0 + others >= usize::try_from(invitation.spec.max_uses).unwrap_or(usize::MAX) {
+    let by_it = world.reservations.iter().filter(|one| one.invitation == spec.invitation).map(|one| one.id);
+    let others: BTreeSet<&ClusterId> = world.used.iter().chain(by_it).filter(|other| *other != id).collect();
+    if !world.used.contains(id) && others.len() >= most_uses(invitation) {
         return Err(Denial::InvitationUsedUp { invitation: spec.invitation.clone(), max: invitation.spec.max_uses });
     }
     let had = world.reservations.iter().find(|one| one.id == id).map(|one| one.ranges.clone());
@@ -259,7 +264,7 @@ fn replace(world: &World<'_>, spec: &JoinRequestSpec, invitation: &Invitation, h
     let made = |time: &Option<k8s_openapi::apimachinery::pkg::apis::meta::v1::Time>| time.as_ref().map(|time| time.0);
     let (invited_at, joined_at) = (made(&invitation.metadata.creation_timestamp), made(&had.metadata.creation_timestamp));
     // Both times are of the API server's clock, in whole seconds: those of one second are told apart by the name.
-    if world.uses.1 || had.spec.invitation == spec.invitation || invited_at < joined_at {
+    if world.used.contains(&id) || had.spec.invitation == spec.invitation || invited_at < joined_at {
         return Err(Denial::ReplaceNeedsFreshInvitation { id, invitation: spec.invitation.clone() });
     }
     if !covers(&invitation.spec.grant, &had.spec.grant) {

@@ -329,6 +329,23 @@ fn what_fails_is_tried_again() {
     }
 }
 
+/// A member's move to other ranges fails after its Member was written, and no watch has told of that yet.
+#[test]
+fn what_a_failed_move_may_have_taken_is_nobodys() {
+    let mut broker = broker();
+    broker.answer(&staging());
+    broker.failures.push_back(2);
+    broker.ask(&Asker { pods: vec![cidr("10.2.0.0/15")], ..staging() });
+    broker.ask(&Asker::new("local", "10.2.0.0/16", "10.4.0.0/16"));
+    broker.tell(usize::MAX);
+    while broker.step() {
+        broker.check();
+    }
+    broker.pass(SignedDuration::from_secs(1));
+    broker.check();
+    assert!(!broker.members.contains_key(&id("local")));
+}
+
 #[test]
 fn one_that_does_not_parse_is_told_so() {
     let mut broker = broker();
