@@ -32,6 +32,9 @@ pub const IMPORT_NAME: &str = "daisy.supercluster.local/import-name";
 /// Annotation on an import's Service: the clusters that export it and since when (`a=2026-01-01T00:00:00Z,b=…`), so that a syncer
 /// that starts while the broker is away knows whose import this is.
 pub const IMPORT_EXPORTS: &str = "daisy.supercluster.local/import-exports";
+/// Annotation on a Cluster in `daisy-system`: its Member as it was last seen (JSON), so that a syncer that starts while the broker
+/// is away, empty or restored from an old copy still knows it.
+pub const MEMBER: &str = "daisy.supercluster.local/member";
 /// On ExportEndpoints: [`crate::ServiceKey::id`] of what is exported, to select by.
 pub const EXPORT_ID: &str = "daisy.supercluster.local/export-id";
 /// On a Namespace: `true` makes and keeps a ServiceExport for each of its Services.

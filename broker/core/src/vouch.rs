@@ -12,16 +12,19 @@
 //! was written after it, and if its digest is that of a list without the record, the cluster did not stand by the record then:
 //! nothing that a broker lost, or that an old copy of it lacks, can look like that.
 
+mod member;
+
 use std::collections::BTreeMap;
 use std::time::Duration;
 
-use daisy_api::keys::VerifyingKey;
 use daisy_api::{ClusterSpec, ExportEndpointsSpec, ExportSpec, HeartbeatSpec, MemberSpec, ServiceKey};
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
 
 use crate::digest::digest;
 use crate::object::Kind;
 use crate::time::Now;
+
+pub use member::{KnownMember, MemberChange};
 
 /// A record's contents: all have an envelope.
 pub trait Contents: Clone {
@@ -190,18 +193,6 @@ impl<T: Contents> Records<T> {
     }
 }
 
-/// A Member, as last seen.
-#[derive(Clone, Debug)]
-pub struct KnownMember {
-    /// What it says.
-    pub spec: MemberSpec,
-    uid: Option<String>,
-    generation: i64,
-    epoch: u64,
-    /// Whether the broker shows it now.
-    pub listed: bool,
-}
-
 /// The heartbeats of a cluster, as observed here.
 #[derive(Clone, Debug)]
 pub struct Pulse {
@@ -228,23 +219,6 @@ pub struct Peer {
     pub heard: Now,
     /// Whether it is given up for now: its endpoints are withdrawn.
     pub silent: bool,
-}
-
-/// What a sight of a Member changed.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum MemberChange {
-    /// Nothing.
-    None,
-    /// It says something else, or is new.
-    Changed,
-    /// It is another cluster under the same name: what was known by greater sequences does not count.
-    Replaced,
-    /// It is older than what is known, and is left aside.
-    Older,
-}
-
-fn identity(spec: &MemberSpec) -> (&str, VerifyingKey) {
-    (&spec.cluster_uid, spec.signing_key)
 }
 
 impl Peer {
@@ -274,33 +248,40 @@ impl Peer {
 
     /// Takes a sight of its Member.
     pub fn see_member(&mut self, metadata: &ObjectMeta, spec: MemberSpec, epoch: u64) -> MemberChange {
-        let (uid, generation) = (metadata.uid.clone(), metadata.generation.unwrap_or(0));
-        let mut change = MemberChange::Changed;
-        if let Some(had) = &mut self.member {
-            (had.epoch, had.listed) = (epoch, true);
-            // The same object at an earlier generation: the broker was restored from an old copy, which must not widen a grant.
-            if had.uid.is_some() && had.uid == uid && generation < had.generation {
-                return MemberChange::Older;
+        let change = match &mut self.member {
+            Some(member) => member.see(metadata, spec, epoch),
+            None => {
+                self.member = Some(KnownMember::first(metadata, spec, epoch));
+                MemberChange::Changed
             }
-            if had.spec == spec {
-                (had.uid, had.generation) = (uid, generation);
-                return MemberChange::None;
-            }
-            if identity(&had.spec) != identity(&spec) {
-                change = MemberChange::Replaced;
-            }
-        }
-        self.member = Some(KnownMember { spec, uid, generation, epoch, listed: true });
+        };
         if change == MemberChange::Replaced {
             self.reset();
         }
         change
     }
 
+    /// Takes the earlier version of its Member that the broker shows.
+    pub fn take_older_member(&mut self) -> MemberChange {
+        let change = self.member.as_mut().map_or(MemberChange::None, KnownMember::take_older);
+        if change == MemberChange::Replaced {
+            self.reset();
+        }
+        change
+    }
+
+    /// Takes up its Member as a former run knew it.
+    pub fn adopt_member(&mut self, had: KnownMember) {
+        self.member = Some(match self.member.take() {
+            Some(shown) => had.with(shown),
+            None => had,
+        });
+    }
+
     /// Its Member is there, but cannot be read.
     pub fn touch_member(&mut self, epoch: u64) {
         if let Some(member) = &mut self.member {
-            member.epoch = epoch;
+            member.touch(epoch);
         }
     }
 
@@ -312,13 +293,7 @@ impl Peer {
 
     /// The list of Members is complete. An absent one stands. Returns whether it became suspect.
     pub fn sweep_member(&mut self, epoch: u64) -> bool {
-        match &mut self.member {
-            Some(member) if member.epoch != epoch && member.listed => {
-                member.listed = false;
-                true
-            }
-            _ => false,
-        }
+        self.member.as_mut().is_some_and(|member| member.sweep(epoch))
     }
 
     /// A list of records of this kind is complete. Returns how many became suspect.

@@ -3,8 +3,8 @@
 
 use std::collections::BTreeMap;
 
-use daisy_api::labels::{MCS_SOURCE_CLUSTER, SYSTEM_NAMESPACE};
-use daisy_api::{ClusterId, Envelope, ExportEndpointsSpec, ExportSpec, ExportType, ServiceImport, ServiceKey};
+use daisy_api::labels::{MCS_SOURCE_CLUSTER, MEMBER, SYSTEM_NAMESPACE};
+use daisy_api::{Cluster, ClusterId, Envelope, ExportEndpointsSpec, ExportSpec, ExportType, ServiceImport, ServiceKey};
 use k8s_openapi::api::core::v1::Service;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
 use k8s_openapi::jiff::Timestamp;
@@ -14,6 +14,7 @@ use super::agenda::Work;
 use crate::import;
 use crate::service::{self, LocalService, ServiceKind};
 use crate::time::Now;
+use crate::vouch::{KnownMember, MemberChange};
 
 /// An export as the import that it became tells of it.
 fn export_of(key: &ServiceKey, service: &Service, import: Option<&ServiceImport>, since: Timestamp) -> ExportSpec {
@@ -41,17 +42,35 @@ fn export_of(key: &ServiceKey, service: &Service, import: Option<&ServiceImport>
 impl Syncer {
     /// Takes up what is there, where the broker has not said it better already.
     pub(super) fn adopt(&mut self, now: Now) {
-        let clusters: Vec<_> = self.here.clusters.iter().map(|(name, cluster)| (name.clone(), cluster.spec.clone())).collect();
-        for (name, spec) in clusters {
+        let member = |cluster: &Cluster| {
+            cluster.metadata.annotations.as_ref()?.get(MEMBER).and_then(|text| KnownMember::from_text(text))
+        };
+        let clusters: Vec<_> =
+            self.here.clusters.iter().map(|(name, cluster)| (name.clone(), cluster.spec.clone(), member(cluster))).collect();
+        for (name, spec, member) in clusters {
             let Ok(id) = ClusterId::new(name.as_str()) else { continue };
-            if id != self.id {
-                self.peer(&id, now).cluster.adopt(&name, spec);
-                self.mark(Work::Peer(id), now);
+            if id == self.id {
+                member.into_iter().for_each(|member| self.own.peer.adopt_member(member));
+                self.expect_member(&id, now);
+                continue;
             }
+            let peer = self.peer(&id, now);
+            peer.cluster.adopt(&name, spec);
+            member.into_iter().for_each(|member| peer.adopt_member(member));
+            self.expect_member(&id, now);
+            self.mark(Work::Peer(id), now);
         }
         let keys: Vec<ServiceKey> = self.here.import_services.keys().cloned().collect();
         for key in keys {
             self.adopt_import(&key, now);
+        }
+    }
+
+    /// The broker had shown an earlier version than the former run knew.
+    fn expect_member(&mut self, id: &ClusterId, now: Now) {
+        let peer = if *id == self.id { Some(&self.own.peer) } else { self.peers.get(id) };
+        if peer.and_then(|peer| peer.member.as_ref()).is_some_and(KnownMember::is_shown_older) {
+            self.member_changed(id, MemberChange::Older, false, now);
         }
     }
 

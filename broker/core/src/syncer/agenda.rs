@@ -26,6 +26,8 @@ pub(super) enum Work {
     Bulk(ServiceKey),
     /// An export of this cluster: its records and conditions.
     Export(ServiceKey),
+    /// The conditions of an export of this cluster.
+    Conditions(ServiceKey),
     /// An import: its Service, EndpointSlices and ServiceImport.
     Import(ServiceKey),
     /// This cluster's heartbeat.
@@ -35,7 +37,7 @@ pub(super) enum Work {
 impl Work {
     /// Whether it sums up what other work decides, and so comes after all of that.
     fn is_summary(&self) -> bool {
-        matches!(self, Self::OwnCluster | Self::PeerStatus(_) | Self::Heartbeat)
+        matches!(self, Self::OwnCluster | Self::PeerStatus(_) | Self::Conditions(_) | Self::Heartbeat)
     }
 }
 
@@ -44,6 +46,8 @@ impl Work {
 pub(super) enum Timer {
     /// A cluster's silence is judged.
     Vouch(ClusterId),
+    /// A Member that the broker shows in an earlier version is taken so.
+    Member(ClusterId),
     /// Work is looked at again.
     Again(Work),
 }
@@ -51,14 +55,15 @@ pub(super) enum Timer {
 #[derive(Clone, Debug)]
 struct UnderWay {
     id: ActionId,
-    work: Work,
+    /// Whose write it is, and who else has something to write to the object.
+    works: BTreeSet<Work>,
     deletes: bool,
 }
 
-/// A write that has ended: of what, for which work, and whether it was a deletion.
+/// A write that has ended: of what, which work is to be looked at again, and whether it was a deletion.
 pub(super) struct Ended {
     pub(super) reference: Reference,
-    pub(super) work: Work,
+    pub(super) works: BTreeSet<Work>,
     pub(super) deletes: bool,
 }
 
@@ -122,7 +127,11 @@ impl Agenda {
     /// Whether an export's records are still to be decided or written.
     pub(super) fn exports_open(&self) -> bool {
         let decided = !self.dirty.keys().any(|work| matches!(work, Work::Export(_)));
-        !decided || self.under_way.iter().any(|(r, u)| r.place == Place::Broker && matches!(u.work, Work::Export(_)))
+        !decided
+            || self
+                .under_way
+                .iter()
+                .any(|(r, u)| r.place == Place::Broker && u.works.iter().any(|w| matches!(w, Work::Export(_))))
     }
 
     // === time ===
@@ -168,7 +177,11 @@ impl Agenda {
     /// Gives out a write, unless one for the same object is under way (its end has the work looked at again), or must wait.
     /// Returns whether it was given out.
     pub(super) fn submit(&mut self, reference: Reference, verb: Verb, (work, since): (&Work, Duration), now: Now) -> bool {
-        if self.under_way.contains_key(&reference) || (reference.place == Place::Broker && !self.broker_open) {
+        if reference.place == Place::Broker && !self.broker_open {
+            return false;
+        }
+        if let Some(under_way) = self.under_way.get_mut(&reference) {
+            under_way.works.insert(work.clone());
             return false;
         }
         if let Some(backoff) = self.backoff.get(&reference)
@@ -181,7 +194,7 @@ impl Agenda {
         self.next += 1;
         let id = ActionId(self.next);
         self.ids.insert(id, reference.clone());
-        self.under_way.insert(reference.clone(), UnderWay { id, work: work.clone(), deletes });
+        self.under_way.insert(reference.clone(), UnderWay { id, works: [work.clone()].into(), deletes });
         self.actions.push_back(Action { id, reference, since, verb });
         true
     }
@@ -195,7 +208,7 @@ impl Agenda {
         let reference = self.ids.remove(&id)?;
         let under_way = self.under_way.remove(&reference)?;
         debug_assert_eq!(under_way.id, id, "one action for one object at a time");
-        Some(Ended { reference, work: under_way.work, deletes: under_way.deletes })
+        Some(Ended { reference, works: under_way.works, deletes: under_way.deletes })
     }
 
     pub(super) fn succeeded(&mut self, reference: &Reference) {

@@ -6,7 +6,7 @@ use std::time::Duration;
 use daisy_api::conditions::{self, READY, Wanted};
 use daisy_api::keys::PublicKey;
 use daisy_api::labels::{
-    CLUSTER_ROLE, CLUSTER_ROLE_LOCAL, CLUSTER_ROLE_REMOTE, MANAGED_BY, MANAGED_BY_DAISY, SYSTEM_NAMESPACE,
+    CLUSTER_ROLE, CLUSTER_ROLE_LOCAL, CLUSTER_ROLE_REMOTE, MANAGED_BY, MANAGED_BY_DAISY, MEMBER, SYSTEM_NAMESPACE,
 };
 use daisy_api::{Cluster, ClusterId, ClusterSpec, ClusterStatus, Envelope, GatewayRecord, MemberSpec};
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
@@ -20,6 +20,7 @@ use crate::managed::{Managed, Overlay};
 use crate::object::{Kind, Place, Reference};
 use crate::policy;
 use crate::time::Now;
+use crate::vouch::KnownMember;
 
 /// The most clusters that a record can say are consumed.
 const CONSUMES_MAX: usize = 1024;
@@ -42,6 +43,13 @@ fn bare(member: &MemberSpec) -> ClusterSpec {
         leaving: false,
         version: String::new(),
     }
+}
+
+/// A copy in `daisy-system`, with the Member beside it for a syncer that starts anew.
+fn copy(id: &ClusterId, role: &str, spec: ClusterSpec, member: Option<&KnownMember>) -> Cluster {
+    let mut cluster = object(id, SYSTEM_NAMESPACE.to_owned(), Some(role), spec);
+    cluster.metadata.annotations = member.map(|member| [(MEMBER.to_owned(), member.to_text())].into());
+    cluster
 }
 
 fn object(id: &ClusterId, namespace: String, role: Option<&str>, spec: ClusterSpec) -> Cluster {
@@ -113,7 +121,7 @@ impl Syncer {
                 let leaving = local.is_some_and(|cluster| cluster.spec.leaving);
                 let envelope = Envelope { sequence, signature: None };
                 let desired = ClusterSpec { envelope, leaving, ..spec };
-                let desired = object(&self.id, SYSTEM_NAMESPACE.to_owned(), Some(CLUSTER_ROLE_LOCAL), desired);
+                let desired = copy(&self.id, CLUSTER_ROLE_LOCAL, desired, self.own.peer.member.as_ref());
                 if let Some(verb) = decide(local, Some(desired)) {
                     self.agenda.submit(self.cluster_reference(Place::Here, &self.id), verb, (&work, since), now);
                 }
@@ -128,7 +136,7 @@ impl Syncer {
         let leaving = self.leaving.is_some();
         // The registrar is told once, when this cluster's records are gone; what then becomes of the record is its affair.
         let early = leaving && !(self.own.exports.is_empty() && self.own.endpoints.is_empty());
-        if self.own.member().is_none() || self.told || early || !self.broker_synced() {
+        if !self.own.is_member() || self.told || early || !self.broker_synced() {
             return;
         }
         let next = (self.sequence + 1).max(u64::try_from(now.wall.as_millisecond()).unwrap_or(0));
@@ -136,8 +144,11 @@ impl Syncer {
         let desired = object(&self.id, self.id.broker_namespace(), None, spec);
         let older = self.here.clusters.get(&self.id.to_string()).map_or(0, |cluster| cluster.spec.envelope.sequence);
         let verb = match observed {
-            // Restored from an old copy: readers hold on to the greater sequence until this one passes it.
-            Some(had) if had.overlay(&desired) == Overlay::Same && had.spec.envelope.sequence < older => {
+            // Restored from an old copy: readers hold on to the greater sequence until this one passes it. Or beyond belief.
+            Some(had)
+                if had.overlay(&desired) == Overlay::Same
+                    && !(older..=Self::believable(now)).contains(&had.spec.envelope.sequence) =>
+            {
                 let mut again = had.clone();
                 again.spec.envelope.sequence = next;
                 Some(Verb::Replace(again.into()))
@@ -157,9 +168,7 @@ impl Syncer {
         let mut changed = local.clone();
         let status = changed.status.get_or_insert_with(ClusterStatus::default);
         let connected = match &self.link {
-            Link::Up(_) if self.own.member().is_some() => {
-                Wanted::new(BROKER_CONNECTED, true, "Connected", "the broker is reached")
-            }
+            Link::Up(_) if self.own.is_member() => Wanted::new(BROKER_CONNECTED, true, "Connected", "the broker is reached"),
             Link::Up(_) => {
                 let message = format!("the broker has no Member {}; ask for an invitation and join again: daisy join", self.id);
                 Wanted::new(BROKER_CONNECTED, false, "NotAMember", message)
@@ -202,7 +211,7 @@ impl Syncer {
         let ours = self.here.service_imports.iter().any(|(_, import)| super::watch::is_ours(&import.metadata));
         let remote = self.here.clusters.iter().any(|(_, cluster)| role(cluster) == Some(CLUSTER_ROLE_REMOTE));
         let up = matches!(self.link, Link::Up(_));
-        let expelled = up && self.broker_synced() && self.own.member().is_none();
+        let expelled = up && self.broker_synced() && !self.own.is_member();
         let given_up = since + self.config.leave_grace;
         if imports || ours || remote {
             return self.agenda.set_earlier(Timer::Again(Work::OwnCluster), now.monotonic + Duration::from_millis(100));
@@ -274,7 +283,7 @@ impl Syncer {
         let desired = wanted.as_ref().map(|(spec, ..)| {
             // Whether it is leaving is between it and the registrar: here it is a member until its Member goes.
             let spec = ClusterSpec { leaving: false, ..spec.clone() };
-            object(id, SYSTEM_NAMESPACE.to_owned(), Some(CLUSTER_ROLE_REMOTE), spec)
+            copy(id, CLUSTER_ROLE_REMOTE, spec, self.peers.get(id).and_then(|peer| peer.member.as_ref()))
         });
         let work = Work::Peer(id.clone());
         let verb = decide(observed, desired);

@@ -50,15 +50,16 @@ impl Record for ExportEndpoints {
 }
 
 /// Compares a record with what it is to be. A record that the broker shows at an earlier sequence than it has had is written
-/// anew: the broker was restored from an old copy, and readers hold on to the greater one.
-fn compare<K: Record>(observed: Option<&K>, mut desired: K, stand: &mut Stand, next: u64) -> Option<Verb> {
+/// anew: the broker was restored from an old copy, and readers hold on to the greater one. So is one whose sequence is beyond
+/// belief (somebody else wrote it): readers do not take it.
+fn compare<K: Record>(observed: Option<&K>, mut desired: K, stand: &mut Stand, (next, most): (u64, u64)) -> Option<Verb> {
     desired.envelope().sequence = next;
     stand.current = false;
     let Some(observed) = observed else { return Some(Verb::Create(desired.into())) };
     match observed.overlay(&desired) {
         Overlay::Same => {
             let sequence = observed.clone().envelope().sequence;
-            if sequence >= stand.acknowledged {
+            if sequence >= stand.acknowledged && sequence <= most {
                 *stand = Stand { acknowledged: sequence, current: true };
                 return None;
             }
@@ -143,9 +144,9 @@ impl Syncer {
         if offered.is_none() {
             self.own.not_offered.remove(key);
         }
-        let progress = self.write_records(key, offered, endpoints, since, now);
-        if let Some(judged) = judged {
-            self.write_conditions(key, judged.map(|_| ()), &progress, since, now);
+        self.write_records(key, offered, endpoints, since, now);
+        if judged.is_some() {
+            self.mark(Work::Conditions(key.clone()), now);
         }
     }
 
@@ -156,18 +157,18 @@ impl Syncer {
         endpoints: BTreeMap<String, ExportEndpointsSpec>,
         since: Duration,
         now: Now,
-    ) -> Progress {
+    ) {
         let namespace = self.id.broker_namespace();
         let name_of = |name: &str| (namespace.clone(), name.to_owned());
         let mut stands = self.own.stands_by.remove(key).unwrap_or_default();
         let mut verbs: Vec<(Reference, Verb)> = Vec::new();
-        let next = self.next_sequence(now);
+        let (next, most) = (self.next_sequence(now), Self::believable(now));
         let record = key.record_name();
         let exists = offered.is_some();
         if let Some(spec) = offered {
             let desired = Export { metadata: self.own_metadata(record.clone(), key), spec };
             let stand = stands.entry((Kind::Export, record.clone())).or_default();
-            if let Some(verb) = compare(self.own.exports.get(&name_of(&record)), desired, stand, next) {
+            if let Some(verb) = compare(self.own.exports.get(&name_of(&record)), desired, stand, (next, most)) {
                 verbs.push((self.own_reference(Kind::Export, &record), verb));
             }
         }
@@ -176,7 +177,7 @@ impl Syncer {
             count += 1;
             let desired = ExportEndpoints { metadata: self.own_metadata(name.clone(), key), spec: spec.clone() };
             let stand = stands.entry((Kind::ExportEndpoints, name.clone())).or_default();
-            if let Some(verb) = compare(self.own.endpoints.get(&name_of(name)), desired, stand, next + count) {
+            if let Some(verb) = compare(self.own.endpoints.get(&name_of(name)), desired, stand, (next + count, most)) {
                 verbs.push((self.own_reference(Kind::ExportEndpoints, name), verb));
             }
         }
@@ -187,15 +188,13 @@ impl Syncer {
         };
         stands.retain(|(kind, name), _| wanted(*kind, name));
         // Records of a cluster that is no member are the registrar's to remove.
-        if self.broker_synced() && (self.own.member().is_some() || self.leaving.is_some()) {
+        if self.broker_synced() && (self.own.is_member() || self.leaving.is_some()) {
             let exports = self.own.exports.of(key).map(|((_, name), o)| (Kind::Export, name, o.metadata.uid.clone()));
             let slices = self.own.endpoints.of(key).map(|((_, name), o)| (Kind::ExportEndpoints, name, o.metadata.uid.clone()));
             for (kind, name, uid) in exports.chain(slices).filter(|(kind, name, _)| !wanted(*kind, name)) {
                 verbs.push((self.own_reference(kind, name), Verb::Delete { uid }));
             }
         }
-        let current = stands.get(&(Kind::Export, record.clone())).is_some_and(|stand| stand.current);
-        let names: Vec<(Kind, String)> = stands.keys().cloned().collect();
         if !stands.is_empty() {
             self.own.stands_by.insert(key.clone(), stands);
         }
@@ -203,11 +202,14 @@ impl Syncer {
         for (reference, verb) in verbs {
             self.agenda.submit(reference, verb, (&work, since), now);
         }
-        self.progress(&names, current)
     }
 
-    fn progress(&self, names: &[(Kind, String)], current: bool) -> Progress {
-        let refusal = names.iter().find_map(|(kind, name)| self.own.refused.get(&self.own_reference(*kind, name)));
+    fn progress(&self, key: &ServiceKey) -> Progress {
+        let stands = self.own.stands_by.get(key);
+        let current =
+            stands.and_then(|stands| stands.get(&(Kind::Export, key.record_name()))).is_some_and(|stand| stand.current);
+        let mut names = stands.into_iter().flat_map(BTreeMap::keys);
+        let refusal = names.find_map(|(kind, name)| self.own.refused.get(&self.own_reference(*kind, name)));
         if let Some(why) = refusal {
             return Progress::Failed(format!("the broker refused it: {why}"));
         }
@@ -219,23 +221,17 @@ impl Syncer {
         }
         match &self.link {
             Link::Down(trouble) => Progress::Pending(format!("it waits for the broker: {}", trouble.message)),
-            Link::Up(_) if self.own.member().is_none() => {
+            Link::Up(_) if !self.own.is_member() => {
                 Progress::Pending(format!("cluster {} is no member of the supercluster; join it: daisy join", self.id))
             }
             Link::Up(_) | Link::Unknown => Progress::Pending("it is on its way to the broker".to_owned()),
         }
     }
 
-    fn write_conditions(
-        &mut self,
-        key: &ServiceKey,
-        judged: Result<(), Invalid>,
-        progress: &Progress,
-        since: Duration,
-        now: Now,
-    ) {
+    pub(super) fn decide_conditions(&mut self, key: &ServiceKey, since: Duration, now: Now) {
+        let Some(judged) = self.judge_export(key) else { return };
         let conflicts = self.conflicts.get(key).map_or(&[][..], Vec::as_slice);
-        let wanted = export::conditions(judged.as_ref().map(|()| ()), progress, conflicts);
+        let wanted = export::conditions(judged.as_ref().map(|_| ()), &self.progress(key), conflicts);
         let Some(export) = self.service_export(key) else { return };
         let mut changed = export.clone();
         let generation = export.metadata.generation;
@@ -251,7 +247,7 @@ impl Syncer {
         }
         if differs {
             let reference = Object::from(changed.clone()).reference(Place::Here);
-            self.agenda.submit(reference, Verb::Status(changed.into()), (&Work::Export(key.clone()), since), now);
+            self.agenda.submit(reference, Verb::Status(changed.into()), (&Work::Conditions(key.clone()), since), now);
         }
     }
 }

@@ -27,7 +27,7 @@ impl Syncer {
 
     pub(super) fn decide_heartbeat(&mut self, since: Duration, now: Now) {
         let up = matches!(self.link, Link::Up(_));
-        if !up || !self.broker_synced() || self.own.member().is_none() || self.leaving.is_some() {
+        if !up || !self.broker_synced() || !self.own.is_member() || self.leaving.is_some() {
             return;
         }
         let due = self.heartbeat_due;

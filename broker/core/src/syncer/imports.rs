@@ -107,7 +107,7 @@ impl Syncer {
             } else {
                 self.conflicts.insert(key.clone(), conflicts);
             }
-            self.mark(Work::Export(key.clone()), now);
+            self.mark(Work::Conditions(key.clone()), now);
         }
         let (mut plan, mut trouble) = (Plan::default(), None);
         if let Some(merged) = &merged {
@@ -218,7 +218,10 @@ impl Syncer {
             for (record, standing) in peer.endpoints.beginning(&format!("{}.", key.record_name())) {
                 let source = Source { cluster: id, record, spec: &standing.spec };
                 let Some(member) = member else {
-                    slices.extend(import::slice(key, merged, families, source, &standing.spec.endpoints));
+                    // Taken by a former run, which knew the Member. What comes from a broker that has none is not.
+                    if standing.is_adopted() {
+                        slices.extend(import::slice(key, merged, families, source, &standing.spec.endpoints));
+                    }
                     continue;
                 };
                 let namespace = id.broker_namespace();

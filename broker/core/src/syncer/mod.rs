@@ -224,6 +224,20 @@ impl Syncer {
         self.notes.push_back(note);
     }
 
+    /// The greatest sequence that is believed. Sequences follow the wall clock in milliseconds where nothing pushes them further; a
+    /// record far beyond is not one of a syncer's, and whoever believed it would believe that cluster nothing else ever after.
+    fn believable(now: Now) -> u64 {
+        const YEAR: u64 = 366 * 86_400 * 1000;
+        u64::try_from(now.wall.as_millisecond()).unwrap_or(0).saturating_add(YEAR)
+    }
+
+    /// Goes on from a sequence of this cluster's that is seen somewhere.
+    fn count_from(&mut self, sequence: u64, now: Now) {
+        if sequence <= Self::believable(now) {
+            self.sequence = self.sequence.max(sequence);
+        }
+    }
+
     /// The next sequence: greater than all before, and by a count that a restart without memory goes on with.
     fn next_sequence(&mut self, now: Now) -> u64 {
         let floor = u64::try_from(now.wall.as_millisecond()).unwrap_or(0);
@@ -263,7 +277,7 @@ impl Syncer {
 
     /// Says what became of an action: the object as the server returned it (`None` after a deletion), or why not.
     pub fn handle_action_done(&mut self, id: ActionId, outcome: Result<Option<Object>, Failure>, now: Now) {
-        let Some(Ended { reference, work, deletes }) = self.agenda.end(id) else { return };
+        let Some(Ended { reference, works, deletes }) = self.agenda.end(id) else { return };
         match outcome {
             Ok(object) => {
                 self.agenda.succeeded(&reference);
@@ -292,7 +306,9 @@ impl Syncer {
                 }
             }
         }
-        self.mark(work, now);
+        for work in works {
+            self.mark(work, now);
+        }
     }
 
     /// Lets what is due happen.
@@ -300,6 +316,7 @@ impl Syncer {
         while let Some(timer) = self.agenda.pop_due(now.monotonic) {
             match timer {
                 Timer::Vouch(id) => self.judge(&id, now),
+                Timer::Member(id) => self.take_older_member(&id, now),
                 Timer::Again(work) => self.mark(work, now),
             }
         }
@@ -339,6 +356,7 @@ impl Syncer {
             Work::Resolve(id) => self.resolve(id, now),
             Work::Bulk(key) => self.decide_bulk(key, since, now),
             Work::Export(key) => self.decide_export(key, since, now),
+            Work::Conditions(key) => self.decide_conditions(key, since, now),
             Work::Import(key) => self.decide_import(key, since, now),
             Work::Heartbeat => self.decide_heartbeat(since, now),
         }

@@ -123,6 +123,11 @@ impl Own {
     pub(super) fn member(&self) -> Option<&MemberSpec> {
         self.peer.member.as_ref().map(|member| &member.spec)
     }
+
+    /// Whether the broker knows this cluster now.
+    pub(super) fn is_member(&self) -> bool {
+        self.peer.member.as_ref().is_some_and(|member| member.listed)
+    }
 }
 
 /// What this cluster's gateways say of another cluster.

@@ -219,6 +219,7 @@ impl Syncer {
     pub(super) fn sweep_broker(&mut self, kind: Kind, epoch: u64, now: Now) {
         if kind == Kind::Member {
             self.own.peer.sweep_member(epoch);
+            self.mark_exports(now);
         }
         // Our own records are simply not there; what others say of theirs is judged.
         match kind {

@@ -9,7 +9,7 @@ use k8s_openapi::api::discovery::v1::EndpointSlice;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
 
 use super::Syncer;
-use super::agenda::Work;
+use super::agenda::{Timer, Work};
 use super::note::Note;
 use super::state::{LocalNamespace, LocalNode};
 use super::store::Name;
@@ -262,7 +262,7 @@ impl Syncer {
         let Ok(id) = ClusterId::new(name.as_str()) else { return };
         if id == self.id {
             // A count that went on past what the broker now shows.
-            self.sequence = self.sequence.max(cluster.spec.envelope.sequence);
+            self.count_from(cluster.spec.envelope.sequence, now);
             let leaving = cluster.spec.leaving;
             self.here.clusters.put(name, cluster, epoch);
             self.see_leaving(leaving, now);
@@ -292,6 +292,9 @@ impl Syncer {
         let Some(id) = ClusterId::from_broker_namespace(&namespace) else { return };
         if id == self.id {
             return self.see_own(object, (namespace, name), epoch, now);
+        }
+        if self.is_beyond_belief(&object, now) {
+            return;
         }
         match object {
             Object::Cluster(cluster) => {
@@ -325,6 +328,28 @@ impl Syncer {
         }
     }
 
+    /// A sequence that no syncer can have come to: the record is dropped, and what was known of it stands.
+    fn is_beyond_belief(&mut self, object: &Object, now: Now) -> bool {
+        let sequence = match object {
+            Object::Cluster(o) => o.spec.envelope.sequence,
+            Object::Export(o) => o.spec.envelope.sequence,
+            Object::ExportEndpoints(o) => o.spec.envelope.sequence,
+            Object::Heartbeat(o) => o.spec.sequence,
+            _ => 0,
+        };
+        let limit = Self::believable(now);
+        if sequence <= limit {
+            return false;
+        }
+        let record = object.reference(Place::Broker);
+        self.touch(&record);
+        let why = format!(
+            "its sequence {sequence} is beyond belief: at most {limit} (the time in milliseconds, and a year) is taken"
+        );
+        self.drop_record(record, Some(why));
+        true
+    }
+
     /// A record that is not named after what it holds is never looked up, and so has to be named here.
     fn misnamed(&mut self, id: &ClusterId, kind: Kind, name: &str, fits: bool, key: &ServiceKey) {
         if !fits {
@@ -338,17 +363,17 @@ impl Syncer {
     fn see_own(&mut self, object: Object, name: Name, epoch: u64, now: Now) {
         match object {
             Object::Cluster(cluster) => {
-                self.sequence = self.sequence.max(cluster.spec.envelope.sequence);
+                self.count_from(cluster.spec.envelope.sequence, now);
                 self.told |= cluster.spec.leaving && self.leaving.is_some();
                 self.own.cluster.put(name.1, *cluster, epoch);
                 self.mark(Work::OwnCluster, now);
             }
             Object::Heartbeat(heartbeat) => {
-                self.sequence = self.sequence.max(heartbeat.spec.sequence);
+                self.count_from(heartbeat.spec.sequence, now);
                 self.own.heartbeat.put(name.1, *heartbeat, epoch);
             }
             Object::Export(export) => {
-                self.sequence = self.sequence.max(export.spec.envelope.sequence);
+                self.count_from(export.spec.envelope.sequence, now);
                 let key = export.spec.key();
                 if let Some((was, _)) = self.own.exports.put(name, key.clone(), *export, epoch)
                     && was != key
@@ -358,7 +383,7 @@ impl Syncer {
                 self.mark(Work::Export(key), now);
             }
             Object::ExportEndpoints(endpoints) => {
-                self.sequence = self.sequence.max(endpoints.spec.envelope.sequence);
+                self.count_from(endpoints.spec.envelope.sequence, now);
                 let key = endpoints.spec.key();
                 if let Some((was, _)) = self.own.endpoints.put(name, key.clone(), *endpoints, epoch)
                     && was != key
@@ -384,6 +409,13 @@ impl Syncer {
             let namespace = daisy_api::labels::BROKER_NAMESPACE.to_owned();
             let object = Reference { place: Place::Broker, kind: Kind::Member, namespace, name: id.to_string() };
             self.note(Note::BrokerOlder { object });
+            // Whoever restored it has this long to set it right; then the broker's word is taken.
+            let patience = self.config.heartbeat_interval * self.config.vouch_intervals + self.config.vouch_margin;
+            self.agenda.set_earlier(Timer::Member(id.clone()), now.monotonic + patience);
+        }
+        if change == MemberChange::Version {
+            // It is written beside the Cluster here, for the next run.
+            self.mark(if *id == self.id { Work::OwnCluster } else { Work::Peer(id.clone()) }, now);
         }
         if !matches!(change, MemberChange::Changed | MemberChange::Replaced) {
             return;

@@ -10,6 +10,7 @@ use super::state::Reachability;
 use super::{Link, Syncer};
 use crate::object::Reference;
 use crate::time::Now;
+use crate::vouch::KnownMember;
 
 impl Syncer {
     /// Judges whether a cluster is silent, or when that is to be judged again.
@@ -91,7 +92,18 @@ impl Syncer {
         for key in keys {
             self.mark(Work::Import(key), now);
         }
-        self.mark(Work::PeerStatus(id.clone()), now);
+        self.mark(Work::Peer(id.clone()), now);
+    }
+
+    pub(super) fn take_older_member(&mut self, id: &ClusterId, now: Now) {
+        let up = matches!(self.link, Link::Up(_));
+        let peer = if *id == self.id { Some(&mut self.own.peer) } else { self.peers.get_mut(id) };
+        // The next list shows it again, if it still is so.
+        let Some(peer) = peer.filter(|peer| up && peer.member.as_ref().is_some_and(KnownMember::is_shown_older)) else {
+            return;
+        };
+        let change = peer.take_older_member();
+        self.member_changed(id, change, false, now);
     }
 
     pub(super) fn see_heartbeat(&mut self, id: &ClusterId, spec: HeartbeatSpec, now: Now) {
@@ -103,7 +115,7 @@ impl Syncer {
             self.mark_imports_of(id, now);
         }
         if beat {
-            self.mark(Work::Peer(id.clone()), now);
+            self.mark(Work::PeerStatus(id.clone()), now);
         }
         self.judge(id, now);
         self.mark(Work::Resolve(id.clone()), now);

@@ -26,12 +26,21 @@ const GRANTS: [&str; 3] = ["all", "shop", "none"];
 
 fn step() -> impl Strategy<Value = Step> {
     prop_oneof![
-        (0..2usize, any::<bool>(), any::<bool>()).prop_map(|(name, exists, all)| Step::Namespace { name, exists, all }),
+        (0..2usize, any::<bool>(), any::<bool>()).prop_map(|(name, exists, all)| Step::Namespace {
+            name,
+            exists,
+            all: all && name == 1
+        }),
         (0..3usize, any::<bool>()).prop_map(|(name, exists)| Step::Service { name, exists }),
         (0..3usize, 1..4u8).prop_map(|(name, host)| Step::Slice { name, host }),
-        (0..3usize, any::<bool>()).prop_map(|(name, exists)| Step::ServiceExport { name, exists }),
-        (0..2usize, 0..3usize, any::<bool>(), 80..82u16)
-            .prop_map(|(cluster, name, exists, port)| Step::RemoteExport { cluster, name, exists, port }),
+        // Whether a user or the bulk export came first is not for the end to forget: they keep to different namespaces.
+        (0..2usize, any::<bool>()).prop_map(|(name, exists)| Step::ServiceExport { name, exists }),
+        (0..2usize, 0..3usize, any::<bool>(), 80..82u16).prop_map(|(cluster, name, exists, port)| Step::RemoteExport {
+            cluster,
+            name,
+            exists,
+            port
+        }),
         (0..2usize, 0..3usize, 1..4u8).prop_map(|(cluster, name, host)| Step::RemoteEndpoints { cluster, name, host }),
         (0..2usize, 0..3usize).prop_map(|(cluster, grant)| Step::Member { cluster, grant }),
         (1..4u8, any::<bool>()).prop_map(|(n, exists)| Step::Node { n, exists }),
@@ -142,6 +151,13 @@ fn comparable(world: &World) -> Vec<String> {
     world.essence().into_iter().filter(|text| !text.contains("Node(")).collect()
 }
 
+/// Both worlds, line by line, where they differ.
+fn assert_alike(one: &[String], two: &[String]) -> Result<(), TestCaseError> {
+    let only = |a: &[String], b: &[String]| a.iter().filter(|line| !b.contains(line)).cloned().collect::<Vec<_>>().join("\n");
+    prop_assert!(one == two, "only in the first:\n{}\nonly in the second:\n{}", only(one, two), only(two, one));
+    Ok(())
+}
+
 proptest! {
     #![proptest_config(ProptestConfig { cases: 192, ..ProptestConfig::default() })]
 
@@ -153,7 +169,7 @@ proptest! {
     ) {
         let one = run(&steps, &picks, None);
         let two = run(&steps, &others, None);
-        prop_assert_eq!(comparable(&one), comparable(&two));
+        assert_alike(&comparable(&one), &comparable(&two))?;
     }
 
     #[test]
@@ -164,7 +180,7 @@ proptest! {
     ) {
         let one = run(&steps, &picks, None);
         let two = run(&steps, &picks, Some(at));
-        prop_assert_eq!(comparable(&one), comparable(&two));
+        assert_alike(&comparable(&one), &comparable(&two))?;
     }
 
     #[test]
@@ -177,7 +193,7 @@ proptest! {
         let actions = one.actions.len();
         one.restart();
         one.pass(Duration::from_secs(30));
-        prop_assert_eq!(before, comparable(&one));
+        assert_alike(&before, &comparable(&one))?;
         let written: Vec<_> = one.actions[actions..].iter().filter(|a| a.reference.kind != Kind::Heartbeat).collect();
         prop_assert!(written.is_empty(), "a restart writes nothing: {:?}", written);
     }

@@ -55,7 +55,9 @@ fn everything_goes_and_the_registrar_is_told_last() {
     let on_broker = world.broker.objects.values().filter(|o| o.namespace() == "daisy-cluster-a" && o.kind() != Kind::Heartbeat);
     let kinds: Vec<Kind> = on_broker.map(Object::kind).collect();
     assert_eq!(kinds, [Kind::Cluster]);
-    let Some(Object::Cluster(told)) = world.get(Place::Broker, Kind::Cluster, "daisy-cluster-a", "a") else { panic!("no record") };
+    let Some(Object::Cluster(told)) = world.get(Place::Broker, Kind::Cluster, "daisy-cluster-a", "a") else {
+        panic!("no record")
+    };
     assert!(told.spec.leaving);
     assert!(left(&world) && world.machine.left());
     // The registrar removes what is its to remove; nothing is written again.

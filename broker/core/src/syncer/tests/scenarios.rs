@@ -3,8 +3,8 @@
 use std::time::Duration;
 
 use daisy_api::labels::{
-    EXPORT_EXCLUDE, IMPORT_NAME, IMPORT_NAMESPACE, MANAGED_BY, MCS_SERVICE_NAME, MCS_SOURCE_CLUSTER, NODE_ADDRESS, SLICE_MANAGED_BY,
-    SLICE_SERVICE_NAME, SYSTEM_NAMESPACE,
+    EXPORT_EXCLUDE, IMPORT_NAME, IMPORT_NAMESPACE, MANAGED_BY, MCS_SERVICE_NAME, MCS_SOURCE_CLUSTER, NODE_ADDRESS,
+    SLICE_MANAGED_BY, SLICE_SERVICE_NAME, SYSTEM_NAMESPACE,
 };
 use daisy_api::{ExportType, IpFamily};
 
@@ -275,7 +275,9 @@ fn the_own_cluster_is_on_the_broker_and_here_with_its_gateways_and_what_it_consu
     world.put_broker(export("b", "shop/cart", 2, 0));
     world.settle();
     for (place, namespace) in [(Place::Broker, "daisy-cluster-a"), (Place::Here, SYSTEM_NAMESPACE)] {
-        let Some(Object::Cluster(cluster)) = world.get(place, Kind::Cluster, namespace, "a") else { panic!("no Cluster at {place:?}") };
+        let Some(Object::Cluster(cluster)) = world.get(place, Kind::Cluster, namespace, "a") else {
+            panic!("no Cluster at {place:?}")
+        };
         assert_eq!(cluster.spec.gateways.len(), 1, "{place:?}");
         assert_eq!(cluster.spec.consumes, [id("b")], "{place:?}");
         assert!(cluster.spec.exporter, "{place:?}");
@@ -292,7 +294,8 @@ fn endpoints_come_after_the_route_to_them() {
     world.put_broker(endpoints("b", "shop/cart", 3, &[7]));
     world.settle();
     let position = |what: fn(&crate::syncer::Action) -> bool| world.actions.iter().position(what).expect("done");
-    let mirrored = position(|a| a.reference.kind == Kind::Cluster && a.reference.name == "b" && matches!(a.verb, Verb::Create(_)));
+    let mirrored =
+        position(|a| a.reference.kind == Kind::Cluster && a.reference.name == "b" && matches!(a.verb, Verb::Create(_)));
     let published = position(|a| a.reference.kind == Kind::EndpointSlice);
     assert!(mirrored < published);
 }
@@ -365,7 +368,13 @@ fn what_is_not_ours_is_not_touched() {
     world.put_here(foreign.clone());
     let mut import = daisy_api::ServiceImport::new(
         "cart",
-        crate::import::service_import(&key("shop/cart"), &crate::merge::merge([(&id("b"), &export("b", "shop/cart", 1, 0).spec)]).expect("one"), &[], &[]).spec,
+        crate::import::service_import(
+            &key("shop/cart"),
+            &crate::merge::merge([(&id("b"), &export("b", "shop/cart", 1, 0).spec)]).expect("one"),
+            &[],
+            &[],
+        )
+        .spec,
     );
     import.metadata.namespace = Some("shop".to_owned());
     world.put_here(namespace("shop", false));

@@ -7,8 +7,8 @@ use daisy_api::keys::{PublicKey, VerifyingKey};
 use daisy_api::labels::{BROKER_NAMESPACE, EXPORT_ALL, SLICE_SERVICE_NAME, SYSTEM_NAMESPACE};
 use daisy_api::{
     Cluster, ClusterId, Endpoint, EndpointPort, Envelope, Export, ExportEndpoints, ExportEndpointsSpec, ExportSpec, ExportType,
-    Gateway, GatewayRecord, GatewaySpec, GatewayStatus, Heartbeat, HeartbeatSpec, IpFamily, Member, MemberSpec, NodeName, Protocol,
-    ServiceExport, ServiceExportSpec, ServiceKey, ServicePort, SessionAffinity,
+    Gateway, GatewayRecord, GatewaySpec, GatewayStatus, Heartbeat, HeartbeatSpec, IpFamily, Member, MemberSpec, NodeName,
+    Protocol, ServiceExport, ServiceExportSpec, ServiceKey, ServicePort, SessionAffinity,
 };
 use k8s_openapi::api::core::v1::{Namespace, Node, Service, ServicePort as CorePort, ServiceSpec};
 use k8s_openapi::api::discovery::v1::{Endpoint as SliceEndpoint, EndpointPort as SlicePort, EndpointSlice};
@@ -131,7 +131,8 @@ fn metadata(namespace: &str, name: &str) -> ObjectMeta {
 
 pub(super) fn service(text: &str) -> Service {
     let key = key(text);
-    let ports = vec![CorePort { name: Some("http".to_owned()), protocol: Some("TCP".to_owned()), port: 80, ..CorePort::default() }];
+    let ports =
+        vec![CorePort { name: Some("http".to_owned()), protocol: Some("TCP".to_owned()), port: 80, ..CorePort::default() }];
     Service {
         metadata: metadata(key.namespace.as_str(), key.name.as_str()),
         spec: Some(ServiceSpec { ports: Some(ports), ip_families: Some(vec!["IPv4".to_owned()]), ..ServiceSpec::default() }),
@@ -222,7 +223,9 @@ impl Server {
             None => {
                 metadata.uid = Some(format!("uid-{version}"));
                 let second = now.wall.as_second();
-                metadata.creation_timestamp.get_or_insert(Time(k8s_openapi::jiff::Timestamp::from_second(second).expect("in range")));
+                metadata
+                    .creation_timestamp
+                    .get_or_insert(Time(k8s_openapi::jiff::Timestamp::from_second(second).expect("in range")));
                 metadata.generation = Some(1);
             }
         }
@@ -580,6 +583,7 @@ impl World {
                 metadata.generation = None;
                 if let Some(annotations) = &mut metadata.annotations {
                     annotations.remove(daisy_api::labels::IMPORT_EXPORTS);
+                    annotations.remove(daisy_api::labels::MEMBER);
                 }
                 let conditions = match &mut object {
                     Object::Cluster(o) => {
