@@ -5,7 +5,7 @@ use std::time::{Duration, Instant};
 use anyhow::{Context, Result, bail};
 use daisy_api::{Cluster, ServiceExport, ServiceImport, conditions, labels};
 use daisy_dns_core::corefile;
-use k8s_openapi::api::core::v1::{ConfigMap, Namespace, Node, Secret};
+use k8s_openapi::api::core::v1::{ConfigMap, Namespace, Node, Pod, Secret};
 use kube::api::{DeleteParams, ListParams, Patch, PatchParams};
 use kube::{Api, Client, ResourceExt};
 
@@ -117,6 +117,13 @@ async fn remove(client: &Client, progress: &mut Progress, deadline: Instant) -> 
     for secret in secrets.list(&ListParams::default().labels(&ours)).await.map(|l| l.items).unwrap_or_default() {
         secrets.delete(&secret.name_any(), &DeleteParams::default()).await.context("deleting Daisy's Secrets")?;
     }
+    // A route-agent that still runs would mark its node once more.
+    let pods: Api<Pod> = Api::namespaced(client.clone(), labels::SYSTEM_NAMESPACE);
+    wait(deadline, progress, "Daisy's pods to end", async || {
+        let running = pods.list(&ListParams::default().labels("app.kubernetes.io/name=daisy")).await?.items;
+        Ok(running.first().map(ResourceExt::name_any))
+    })
+    .await?;
     unmark_nodes(client).await?;
     // The kinds go last, each only while nobody else's objects need it.
     for object in manifests::foundations()?.iter().rev() {
