@@ -8,6 +8,11 @@
 //!                                     └──notes──▶ log, events, metrics
 //! ```
 
+#![allow(
+    clippy::wildcard_enum_match_arm,
+    reason = "there are twelve kinds of objects, and most places have to do with one or two of them"
+)]
+
 mod access;
 mod events;
 mod lineage;
