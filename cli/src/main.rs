@@ -27,11 +27,11 @@ fn main() -> ExitCode {
         return daisy_lab::internal_main(rest);
     }
     let arguments = Arguments::parse();
-    let result = match arguments.command {
-        // The lab makes namespaces of its own before any thread starts, and so before a runtime does.
-        Command::Lab(lab) => return commands::lab::run(lab),
-        command => runtime(command),
-    };
+    // The lab makes namespaces of its own before any thread starts, and so before a runtime does.
+    if let Command::Lab(lab) = arguments.command {
+        return commands::lab::run(lab);
+    }
+    let result = runtime(arguments.command);
     match result {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {

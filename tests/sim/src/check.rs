@@ -91,7 +91,7 @@ fn withdrawn(world: &World, number: u8, had: Option<&Object>, now: BTreeSet<Stri
     }
     let pods: BTreeSet<String> =
         world.clusters.get(&import.from).map(|c| c.pods(&import.key)).unwrap_or_default().into_iter().collect();
-    for address in import.addresses.difference(&now).filter(|a| pods.contains(*a)) {
+    if let Some(address) = import.addresses.difference(&now).find(|a| pods.contains(*a)) {
         return Err(
             world.violation(format!("c{number} withdraws {address} of {} from c{}, which lives", import.key, import.from))
         );
