@@ -18,7 +18,7 @@ pub(crate) fn run(root: &Path) -> Result<()> {
         },
         Step {
             name: "docs",
-            words: &["cargo", "doc", "--workspace", "--no-deps", "--document-private-items", "--quiet"],
+            words: &["cargo", "doc", "--workspace", "--no-deps", "--quiet"],
             environment: &[("RUSTDOCFLAGS", "-D warnings")],
         },
         Step { name: "release build", words: &["cargo", "build", "--release", "--quiet"], environment: &[] },

@@ -121,7 +121,7 @@ pub fn slice_suffix(key: &ServiceKey, record: &str) -> String {
     if plain { hash.to_owned() } else { format!("x{}", short_hash(record, 32)) }
 }
 
-/// The record of a slice that [`slice`] made, if it is one of this import and cluster.
+/// The record of a slice that [`slice()`] made, if it is one of this import and cluster.
 #[must_use]
 pub fn record_of(key: &ServiceKey, cluster: &ClusterId, slice: &str) -> Option<String> {
     let suffix = slice.strip_prefix(&format!("{}-{cluster}-", key.import_service_name()))?;
