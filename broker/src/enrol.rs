@@ -25,6 +25,9 @@ use crate::sealing::{self, SealError, SecretKey};
 
 pub use crate::sealing::Credential;
 
+/// How long an API server may take to show its certificate.
+const VERIFY_WITHIN: Duration = Duration::from_secs(5);
+
 /// What keeps a cluster from joining.
 #[derive(Debug, Error)]
 pub enum EnrolError {
@@ -187,6 +190,22 @@ pub fn client(server: &str, ca_pem: &str, token: &str) -> Result<Client, EnrolEr
     config.root_cert = Some(certificates);
     config.auth_info = AuthInfo { token: Some(token.to_owned().into()), ..AuthInfo::default() };
     Client::try_from(config).map_err(|error| failed(error.to_string()))
+}
+
+/// Whether the API server at this address is the one that this authority vouches for. Nothing secret is sent.
+///
+/// # Errors
+/// [`EnrolError::Unreachable`] where nobody answers; the others where an answer cannot be trusted.
+pub async fn verify(server: &str, ca_pem: &str) -> Result<(), EnrolError> {
+    let client = client(server, ca_pem, "nobody")?;
+    match tokio::time::timeout(VERIFY_WITHIN, client.apiserver_version()).await {
+        Ok(Ok(_) | Err(kube::Error::Api(_))) => Ok(()),
+        Ok(Err(error)) => Err(explain(server, &error)),
+        Err(_) => {
+            let cause = format!("no answer within {} s", VERIFY_WITHIN.as_secs());
+            Err(EnrolError::Unreachable { server: server.to_owned(), cause })
+        }
+    }
 }
 
 /// TLS takes its cryptography from ring, unless the program has chosen before.

@@ -10,6 +10,7 @@
 //! The broker is any Kubernetes API server, or [`server`]: everything here but that uses plain Kubernetes requests alone.
 
 mod admission;
+pub mod apply;
 pub mod enrol;
 pub mod policies;
 pub mod registrar;

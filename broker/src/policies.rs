@@ -1,24 +1,22 @@
 //! The embedded broker's admission once more, for a Kubernetes broker: ValidatingAdmissionPolicies and ResourceQuotas.
 //!
 //! ```text
-//! setup ──▶ policies daisy-joinrequests (bound once), daisy-records ◀── a binding for each member, its Member as parameter ── registrar
+//! manifests/broker ──setup──▶ policies daisy-joinrequests (bound once), daisy-records, quota of daisy-broker
+//!                                                                          ▲
+//! registrar ──a binding for each member, its Member as parameter; its namespace's quota
 //! ```
 //!
 //! CEL sees one object and its parameter: what lies across objects is the registrar's. What CEL cannot say (a hash, an address with
 //! its port) is left to the readers, who check everything again.
 
 use daisy_api::ClusterId;
-use daisy_api::labels::{BROKER_NAMESPACE, COMPONENT, GROUP, MANAGED_BY, MANAGED_BY_DAISY, VERSION};
-use daisy_broker_core::policy::GATEWAYS_MAX;
-use daisy_broker_core::registrar::request::{REQUEST_NAME_MIN, REQUEST_NAME_PREFIX};
-use k8s_openapi::api::admissionregistration::v1::{ValidatingAdmissionPolicy, ValidatingAdmissionPolicyBinding};
+use daisy_api::labels::{BROKER_NAMESPACE, COMPONENT, MANAGED_BY, MANAGED_BY_DAISY};
+use k8s_openapi::api::admissionregistration::v1::ValidatingAdmissionPolicyBinding;
 use k8s_openapi::api::core::v1::ResourceQuota;
 use kube::Client;
 use serde::de::DeserializeOwned;
 use serde_json::{Value, json};
 
-/// The policy of JoinRequests, and its binding.
-pub const JOIN_REQUESTS: &str = "daisy-joinrequests";
 /// The policy of records. Each member's binding is named as its namespace.
 pub const RECORDS: &str = "daisy-records";
 /// The ResourceQuota of a namespace.
@@ -49,152 +47,20 @@ fn metadata(name: &str, namespace: Option<&str>) -> Value {
     json!({"name": name, "namespace": namespace, "labels": {MANAGED_BY: MANAGED_BY_DAISY, COMPONENT: "broker"}})
 }
 
-fn matched(resources: &[&str], operations: &[&str]) -> Value {
-    json!({"resourceRules": [{"apiGroups": [GROUP], "apiVersions": [VERSION], "resources": resources, "operations": operations}]})
-}
-
-fn valid(expression: String, message: &str) -> Value {
-    json!({"expression": expression, "message": message, "reason": "Forbidden"})
-}
-
-const NO_STRINGS: &str = "(!has(object.metadata.finalizers) || size(object.metadata.finalizers) == 0) && \
-    (!has(object.metadata.ownerReferences) || size(object.metadata.ownerReferences) == 0)";
-
-fn join_requests_policy() -> Value {
-    let account = format!("system:serviceaccount:{BROKER_NAMESPACE}:invitation-");
-    let validations = [
-        valid(
-            format!("request.userInfo.username == '{account}' + object.spec.invitation"),
-            "spec.invitation is not the invitation of this token",
-        ),
-        valid(
-            format!(
-                "has(object.metadata.name) && object.metadata.name.startsWith('{REQUEST_NAME_PREFIX}') && \
-                 size(object.metadata.name) >= {REQUEST_NAME_MIN} && !has(object.metadata.generateName)"
-            ),
-            "metadata.name: a JoinRequest is named join- and at least 26 random characters, so that nobody guesses it",
-        ),
-        valid(NO_STRINGS.to_owned(), "metadata.finalizers and metadata.ownerReferences are not taken here; leave them out"),
-    ];
-    json!({
-        "apiVersion": "admissionregistration.k8s.io/v1", "kind": "ValidatingAdmissionPolicy",
-        "metadata": metadata(JOIN_REQUESTS, None),
-        "spec": {
-            "failurePolicy": "Fail",
-            "matchConstraints": matched(&["joinrequests"], &["CREATE"]),
-            "matchConditions": [{"name": "invited", "expression": format!("request.userInfo.username.startsWith('{account}')")}],
-            "validations": validations,
-        },
-    })
-}
-
-/// A rule for one of the record kinds; the others pass it.
-fn for_kind(plural: &str, expression: &str, message: &str) -> Value {
-    valid(format!("request.resource.resource != '{plural}' || ({expression})"), message)
-}
-
-fn records_policy() -> Value {
-    const GRANTED: &str = "params.spec.grant.exists(p, p.endsWith('*') \
-        ? object.spec.namespace.startsWith(p.substring(0, size(p) - 1)) : object.spec.namespace == p)";
-    const RECORD: &str = "(object.spec.name + '.' + object.spec.namespace)";
-    let same = |field: &str| {
-        format!(
-            "size(object.spec.{field}) == size(params.spec.{field}) && object.spec.{field}.all(c, c in params.spec.{field}) && \
-             params.spec.{field}.all(c, c in object.spec.{field})"
-        )
-    };
-    let own_name = "object.metadata.name == params.metadata.name";
-    let outside = "outside the grant of this cluster; an administrator of the broker can widen it (daisy grant)";
-    let validations = [
-        valid(NO_STRINGS.to_owned(), "metadata.finalizers and metadata.ownerReferences are not taken here; leave them out"),
-        for_kind("exports", &format!("object.metadata.name == {RECORD}"), "metadata.name is not NAME.NAMESPACE of the Service"),
-        for_kind("exports", GRANTED, outside),
-        for_kind(
-            "exports",
-            "!has(object.spec.clusterIPs) || object.spec.clusterIPs.all(a, params.spec.serviceCidrs.exists(c, cidr(c).containsIP(a)))",
-            "spec.clusterIPs has an address outside the service CIDRs of this cluster's Member",
-        ),
-        for_kind(
-            "exportendpoints",
-            &format!("object.metadata.name.matches('^' + {RECORD}.replace('.', '[.]') + '[.][^.]+$')"),
-            "metadata.name is not NAME.NAMESPACE.HASH of the Service",
-        ),
-        for_kind("exportendpoints", GRANTED, outside),
-        for_kind(
-            "exportendpoints",
-            "!has(object.spec.endpoints) || object.spec.endpoints.all(e, e.addresses.all(a, \
-             ip(a).family() == (object.spec.addressType == 'IPv4' ? 4 : 6) && (cidr(params.spec.nodeCidr).containsIP(a) || \
-             params.spec.clusterCidrs.exists(c, cidr(c).containsIP(a)))))",
-            "spec.endpoints has an address outside the CIDRs of this cluster's Member, or of the other family",
-        ),
-        for_kind("clusters", own_name, "metadata.name is not the cluster's ID"),
-        for_kind("clusters", &same("clusterCidrs"), "spec.clusterCidrs are not those of this cluster's Member"),
-        for_kind("clusters", &same("serviceCidrs"), "spec.serviceCidrs are not those of this cluster's Member"),
-        for_kind(
-            "clusters",
-            "object.spec.nodeCidr == params.spec.nodeCidr",
-            "spec.nodeCidr is not that of this cluster's Member",
-        ),
-        for_kind(
-            "clusters",
-            "!has(object.spec.exporter) || !object.spec.exporter || size(params.spec.grant) > 0",
-            "spec.exporter is true, but the grant of this cluster's Member is none",
-        ),
-        for_kind(
-            "clusters",
-            &format!(
-                "!has(object.spec.gateways) || (size(object.spec.gateways) <= {GATEWAYS_MAX} && object.spec.gateways.all(g, \
-                 cidr(params.spec.nodeCidr).containsIP(g.address) && \
-                 object.spec.gateways.exists_one(o, o.publicKey == g.publicKey) && \
-                 object.spec.gateways.exists_one(o, o.address == g.address) && \
-                 object.spec.gateways.exists_one(o, o.node == g.node)))"
-            ),
-            "spec.gateways has an address outside the node range of this cluster's Member, or a key, address or node twice",
-        ),
-        for_kind("heartbeats", own_name, "metadata.name is not the cluster's ID"),
-    ];
-    json!({
-        "apiVersion": "admissionregistration.k8s.io/v1", "kind": "ValidatingAdmissionPolicy",
-        "metadata": metadata(RECORDS, None),
-        "spec": {
-            "failurePolicy": "Fail",
-            "paramKind": {"apiVersion": format!("{GROUP}/{VERSION}"), "kind": "Member"},
-            "matchConstraints": matched(&["clusters", "exportendpoints", "exports", "heartbeats"], &["CREATE", "UPDATE"]),
-            "validations": validations,
-        },
-    })
-}
-
-/// The two policies.
-#[must_use]
-pub fn policies() -> [ValidatingAdmissionPolicy; 2] {
-    [object(join_requests_policy()), object(records_policy())]
-}
-
-fn binding(name: &str, spec: Value) -> Value {
-    json!({
-        "apiVersion": "admissionregistration.k8s.io/v1", "kind": "ValidatingAdmissionPolicyBinding",
-        "metadata": metadata(name, None), "spec": spec,
-    })
-}
-
-/// The binding of the policy of JoinRequests.
-#[must_use]
-pub fn join_requests_binding() -> ValidatingAdmissionPolicyBinding {
-    object(binding(JOIN_REQUESTS, json!({"policyName": JOIN_REQUESTS, "validationActions": ["Deny"]})))
-}
-
 /// Holds the records of a member's namespace to its Member. Without a Member, none is admitted.
 #[must_use]
 pub fn member_binding(id: &ClusterId) -> ValidatingAdmissionPolicyBinding {
     let own = id.broker_namespace();
-    let spec = json!({
-        "policyName": RECORDS,
-        "validationActions": ["Deny"],
-        "paramRef": {"name": id, "namespace": BROKER_NAMESPACE, "parameterNotFoundAction": "Deny"},
-        "matchResources": {"namespaceSelector": {"matchLabels": {"kubernetes.io/metadata.name": own}}},
-    });
-    object(binding(&own, spec))
+    object(json!({
+        "apiVersion": "admissionregistration.k8s.io/v1", "kind": "ValidatingAdmissionPolicyBinding",
+        "metadata": metadata(&own, None),
+        "spec": {
+            "policyName": RECORDS,
+            "validationActions": ["Deny"],
+            "paramRef": {"name": id, "namespace": BROKER_NAMESPACE, "parameterNotFoundAction": "Deny"},
+            "matchResources": {"namespaceSelector": {"matchLabels": {"kubernetes.io/metadata.name": own}}},
+        },
+    }))
 }
 
 /// How many objects of our kinds a namespace may have.
@@ -213,16 +79,46 @@ pub fn quota(namespace: &str) -> ResourceQuota {
 
 #[cfg(test)]
 mod tests {
+    use daisy_api::labels::{GROUP, VERSION};
+    use daisy_broker_core::policy::GATEWAYS_MAX;
+    use daisy_broker_core::registrar::request::{REQUEST_NAME_MIN, REQUEST_NAME_PREFIX};
+    use k8s_openapi::api::admissionregistration::v1::ValidatingAdmissionPolicy;
+    use kube::ResourceExt;
+
     use super::*;
+    use crate::setup::manifests;
 
     #[test]
     fn every_object_is_what_its_type_says() {
-        let [requests, records] = policies();
-        assert_eq!(requests.metadata.name.as_deref(), Some(JOIN_REQUESTS));
-        assert_eq!(records.spec.and_then(|spec| spec.validations).map(|all| all.len()), Some(14));
         let id = ClusterId::new("local").expect("an ID");
         assert_eq!(member_binding(&id).metadata.name.as_deref(), Some("daisy-cluster-local"));
-        assert!(join_requests_binding().spec.is_some());
         assert!(quota("daisy-broker").spec.and_then(|spec| spec.hard).is_some_and(|hard| hard.len() == 7));
+    }
+
+    #[test]
+    fn the_files_have_the_numbers_and_names_of_the_code() {
+        let quota_file: ResourceQuota = serde_json::from_value(manifests::one("ResourceQuota", QUOTA)).expect("parses");
+        assert_eq!(quota_file.spec, quota(BROKER_NAMESPACE).spec);
+        let policy = |name: &str| -> ValidatingAdmissionPolicy {
+            serde_json::from_value(manifests::one("ValidatingAdmissionPolicy", name)).expect("parses")
+        };
+        let text = |policy: &ValidatingAdmissionPolicy| serde_json::to_string(policy).expect("JSON");
+        let (requests, records) = (policy("daisy-joinrequests"), policy(RECORDS));
+        assert!(text(&requests).contains(&format!("startsWith('{REQUEST_NAME_PREFIX}')")));
+        assert!(text(&requests).contains(&format!(">= {REQUEST_NAME_MIN}")));
+        assert!(text(&requests).contains(&format!("system:serviceaccount:{BROKER_NAMESPACE}:invitation-")));
+        assert!(text(&records).contains(&format!("<= {GATEWAYS_MAX} &&")));
+        for policy in [requests, records] {
+            let rules = policy.spec.and_then(|spec| spec.match_constraints).and_then(|all| all.resource_rules).expect("rules");
+            assert_eq!(
+                (rules[0].api_groups.clone(), rules[0].api_versions.clone()),
+                (Some(vec![GROUP.into()]), Some(vec![VERSION.into()])),
+                "{:?}",
+                policy.metadata.name
+            );
+        }
+        let binding = manifests::one("ValidatingAdmissionPolicyBinding", "daisy-joinrequests");
+        assert_eq!(binding["spec"]["policyName"], "daisy-joinrequests");
+        assert_eq!(member_binding(&ClusterId::new("a").expect("an ID")).name_any(), "daisy-cluster-a");
     }
 }

@@ -1,4 +1,5 @@
-//! The rights on a broker, as Kubernetes objects (docs/architecture.md, "Rights on the broker").
+//! The rights on a broker (docs/architecture.md, "Rights on the broker"): what one member or one invitation has, as Kubernetes
+//! objects. What all have alike, and the registrar's own, are in `manifests/broker`.
 //!
 //! | who | what |
 //! |---|---|
@@ -11,7 +12,7 @@ use std::collections::BTreeMap;
 use daisy_api::ClusterId;
 use daisy_api::labels::{BROKER_NAMESPACE, COMPONENT, GROUP, MANAGED_BY, MANAGED_BY_DAISY};
 use k8s_openapi::api::core::v1::{Namespace, ServiceAccount};
-use k8s_openapi::api::rbac::v1::{ClusterRole, ClusterRoleBinding, PolicyRule, Role, RoleBinding, RoleRef, Subject};
+use k8s_openapi::api::rbac::v1::{ClusterRoleBinding, PolicyRule, Role, RoleBinding, RoleRef, Subject};
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
 
 /// The ServiceAccount of a cluster, in its namespace; its Role has the same name.
@@ -20,12 +21,11 @@ pub const SYNCER: &str = "syncer";
 pub const READER_ROLE: &str = "daisy-broker-reader";
 /// The Role, in `daisy-broker`, of who was invited.
 pub const INVITATION_ROLE: &str = "daisy-invitation";
-/// The registrar's ServiceAccount in `daisy-broker`, its ClusterRole and the binding of both, on a Kubernetes broker.
+/// The registrar's ServiceAccount in `daisy-broker`, its roles, their bindings and its Deployment, on a Kubernetes broker.
 pub const REGISTRAR: &str = "daisy-registrar";
 
 const RBAC: &str = "rbac.authorization.k8s.io";
 const RECORDS: [&str; 4] = ["clusters", "exportendpoints", "exports", "heartbeats"];
-const READ: [&str; 3] = ["get", "list", "watch"];
 const ALL: [&str; 8] = ["create", "delete", "deletecollection", "get", "list", "patch", "update", "watch"];
 
 fn labels(component: &str) -> BTreeMap<String, String> {
@@ -62,33 +62,6 @@ fn account(name: &str, namespace: &str) -> Subject {
 
 fn role_ref(kind: &str, name: &str) -> RoleRef {
     RoleRef { api_group: RBAC.to_owned(), kind: kind.to_owned(), name: name.to_owned() }
-}
-
-/// A namespace of Daisy's on the broker.
-#[must_use]
-pub fn namespace(name: &str) -> Namespace {
-    Namespace { metadata: meta(name, None, "broker"), ..Namespace::default() }
-}
-
-/// Reads records and Members everywhere.
-#[must_use]
-pub fn reader_role() -> ClusterRole {
-    let mut resources = RECORDS.to_vec();
-    resources.push("members");
-    ClusterRole {
-        metadata: meta(READER_ROLE, None, "broker"),
-        rules: Some(vec![rule(GROUP, &resources, &READ)]),
-        ..ClusterRole::default()
-    }
-}
-
-/// Creates JoinRequests, and gets those whose name it knows.
-#[must_use]
-pub fn invitation_role() -> Role {
-    Role {
-        metadata: meta(INVITATION_ROLE, Some(BROKER_NAMESPACE), "broker"),
-        rules: Some(vec![rule(GROUP, &["joinrequests"], &["create", "get"])]),
-    }
 }
 
 /// The ServiceAccount whose token an invitation holds.
@@ -153,31 +126,4 @@ pub fn member(id: &ClusterId) -> MemberRights {
             subjects: Some(vec![account(SYNCER, &own)]),
         },
     }
-}
-
-/// The registrar's own ServiceAccount, role and binding, where it runs as a Deployment. It holds all that it hands on: an API
-/// server lets nobody give rights that he has not.
-#[must_use]
-pub fn registrar() -> (ServiceAccount, ClusterRole, ClusterRoleBinding) {
-    let mut read = RECORDS.to_vec();
-    read.push("members");
-    let rules = vec![
-        rule(GROUP, &read, &ALL),
-        rule(GROUP, &["invitations", "joinrequests"], &ALL),
-        rule(GROUP, &["invitations/status", "joinrequests/status"], &["get", "patch", "update"]),
-        rule("", &["namespaces", "serviceaccounts"], &["create", "delete", "get", "list", "patch", "watch"]),
-        rule("", &["events", "serviceaccounts/token"], &["create"]),
-        rule("", &["resourcequotas"], &["create", "get", "patch"]),
-        rule("admissionregistration.k8s.io", &["validatingadmissionpolicybindings"], &["create", "delete", "get", "patch"]),
-        rule(RBAC, &["clusterrolebindings", "rolebindings", "roles"], &["create", "delete", "get", "patch"]),
-    ];
-    (
-        ServiceAccount { metadata: meta(REGISTRAR, Some(BROKER_NAMESPACE), "registrar"), ..ServiceAccount::default() },
-        ClusterRole { metadata: meta(REGISTRAR, None, "registrar"), rules: Some(rules), ..ClusterRole::default() },
-        ClusterRoleBinding {
-            metadata: meta(REGISTRAR, None, "registrar"),
-            role_ref: role_ref("ClusterRole", REGISTRAR),
-            subjects: Some(vec![account(REGISTRAR, BROKER_NAMESPACE)]),
-        },
-    )
 }

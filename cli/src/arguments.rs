@@ -16,8 +16,10 @@ pub(crate) struct Arguments {
 
 #[derive(Subcommand)]
 pub(crate) enum Command {
-    /// Serve a broker, and write broker-info.daisy for clusters to join by.
-    #[command(after_help = "Example:\n  daisy deploy-broker --embedded --advertise 203.0.113.5")]
+    /// Make a broker of a Kubernetes cluster, or serve one here, and write broker-info.daisy for clusters to join by.
+    #[command(
+        after_help = "Examples:\n  daisy deploy-broker --context broker\n  daisy deploy-broker --embedded --advertise 203.0.113.5"
+    )]
     DeployBroker(DeployBroker),
     /// Make an invitation and print the file that a cluster joins by.
     #[command(
@@ -65,6 +67,9 @@ pub(crate) enum Command {
     /// Role: serve the embedded broker (what `deploy-broker --embedded` runs).
     #[command(display_order = 100)]
     Broker(BrokerRole),
+    /// Role: judge who joins, on a broker that is a Kubernetes cluster.
+    #[command(display_order = 100)]
+    Registrar(RegistrarRole),
     /// Role: sync this cluster with the broker.
     #[command(display_order = 100)]
     Syncer(SyncerRole),
@@ -93,13 +98,22 @@ pub(crate) struct Target {
 /// How a command reaches the broker as its administrator.
 #[derive(Args, Clone)]
 pub(crate) struct BrokerTarget {
-    /// The broker's kubeconfig. An embedded broker writes its own into its data folder, as admin.kubeconfig.
-    #[arg(long, env = "DAISY_BROKER_KUBECONFIG", default_value = "daisy-broker-data/admin.kubeconfig")]
-    pub(crate) broker_kubeconfig: PathBuf,
+    /// The broker's kubeconfig [default: yours with --broker-context; else daisy-broker-data/admin.kubeconfig, which an embedded
+    /// broker writes].
+    #[arg(long, env = "DAISY_BROKER_KUBECONFIG")]
+    pub(crate) broker_kubeconfig: Option<PathBuf>,
     /// The context in it; else its current one.
     #[arg(long)]
     pub(crate) broker_context: Option<String>,
 }
+
+impl BrokerTarget {
+    /// Where an embedded broker that was started in this folder has its kubeconfig.
+    pub(crate) const EMBEDDED: &str = "daisy-broker-data/admin.kubeconfig";
+}
+
+/// Daisy's image, in the version of this program.
+pub(crate) const IMAGE: &str = concat!("daisy:", env!("CARGO_PKG_VERSION"));
 
 #[derive(Args, Clone)]
 pub(crate) struct BrokerRole {
@@ -116,14 +130,38 @@ pub(crate) struct BrokerRole {
 
 #[derive(Args)]
 pub(crate) struct DeployBroker {
-    /// Serve the broker here, in the foreground, with a database of its own, instead of on a Kubernetes cluster.
-    #[arg(long, required = true)]
-    pub(crate) embedded: bool,
     #[command(flatten)]
-    pub(crate) role: BrokerRole,
+    pub(crate) target: Target,
+    /// Serve the broker here, in the foreground, with a database of its own, instead of on a Kubernetes cluster.
+    #[arg(long, conflicts_with_all = ["kubeconfig", "context", "server", "ca_file", "image", "dry_run"])]
+    pub(crate) embedded: bool,
+    /// With --embedded: where its keys and database are kept.
+    #[arg(long, default_value = "daisy-broker-data", requires = "embedded")]
+    pub(crate) data: PathBuf,
+    /// With --embedded: the addresses to listen on.
+    #[arg(long, default_values = ["0.0.0.0:6443"], value_delimiter = ',', requires = "embedded")]
+    pub(crate) listen: Vec<SocketAddr>,
+    /// With --embedded: the addresses or names that clusters reach it at, the first one in broker-info.daisy.
+    #[arg(long, required_if_eq("embedded", "true"), value_delimiter = ',', requires = "embedded")]
+    pub(crate) advertise: Vec<String>,
+    /// The URL that clusters reach the broker's API server at; else the one in the kubeconfig.
+    #[arg(long)]
+    pub(crate) server: Option<String>,
+    /// The certificate authority (PEM) that clusters are to pin; else that of the kubeconfig, or the cluster's own.
+    #[arg(long)]
+    pub(crate) ca_file: Option<PathBuf>,
+    /// Daisy's image.
+    #[arg(long, default_value = IMAGE)]
+    pub(crate) image: String,
     /// The file to write the first invitation to (all namespaces, 24 hours, 10 uses).
     #[arg(long, default_value = "broker-info.daisy")]
     pub(crate) output: PathBuf,
+    /// Print what would be applied, and change nothing.
+    #[arg(long)]
+    pub(crate) dry_run: bool,
+    /// How long to wait until the registrar is ready.
+    #[arg(long, default_value = "2m", value_parser = duration)]
+    pub(crate) timeout: std::time::Duration,
 }
 
 #[derive(Args)]
@@ -139,7 +177,7 @@ pub(crate) struct Invite {
     /// How many clusters may join by it.
     #[arg(long, default_value_t = 10, value_parser = clap::value_parser!(u32).range(1..=100_000))]
     pub(crate) uses: u32,
-    /// The broker's URL in the file; else the one in the broker's kubeconfig.
+    /// The broker's URL in the file; else the one that it was deployed with.
     #[arg(long)]
     pub(crate) server: Option<String>,
 }
@@ -159,17 +197,23 @@ pub(crate) struct Join {
     /// Its service CIDRs, with commas between; else found.
     #[arg(long, value_delimiter = ',')]
     pub(crate) servicecidr: Vec<Cidr>,
-    /// The node to be the gateway; else one that is labelled so, else a worker.
-    #[arg(long)]
-    pub(crate) gateway: Option<NodeName>,
+    /// The node or nodes to be gateways, with commas between; else those that are labelled so, else a worker.
+    #[arg(long, alias = "gateway", value_delimiter = ',')]
+    pub(crate) gateway_node: Vec<NodeName>,
     /// The gateway's public address, where the node does not know it.
     #[arg(long)]
     pub(crate) public_address: Option<IpAddr>,
+    /// The ConfigMap with the Corefile of the cluster's CoreDNS, as NAMESPACE/NAME; else found.
+    #[arg(long, conflicts_with = "skip_dns")]
+    pub(crate) coredns: Option<ObjectName>,
+    /// Leave the cluster's DNS alone, and say what to forward by hand.
+    #[arg(long)]
+    pub(crate) skip_dns: bool,
     /// Take the place of a cluster that was made anew under this ID (with a fresh invitation).
     #[arg(long)]
     pub(crate) replace: bool,
     /// Daisy's image.
-    #[arg(long, default_value = "daisy")]
+    #[arg(long, default_value = IMAGE)]
     pub(crate) image: String,
     /// Admit traffic from other clusters to everything, not only to what is exported.
     #[arg(long, value_enum, default_value_t = Reach::Exported)]
@@ -348,7 +392,26 @@ pub(crate) enum LabAction {
 }
 
 #[derive(Args)]
+pub(crate) struct RegistrarRole {
+    #[command(flatten)]
+    pub(crate) health: HealthAddress,
+    /// Let clusters have CIDRs of public addresses.
+    #[arg(long)]
+    pub(crate) public_cidrs: bool,
+}
+
+/// Where a role is asked how it is.
+#[derive(Args, Clone, Copy)]
+pub(crate) struct HealthAddress {
+    /// Where to answer /healthz, /readyz and /metrics, as 0.0.0.0:8080; nowhere unless given.
+    #[arg(long)]
+    pub(crate) health: Option<SocketAddr>,
+}
+
+#[derive(Args)]
 pub(crate) struct SyncerRole {
+    #[command(flatten)]
+    pub(crate) health: HealthAddress,
     /// How often to vouch for this cluster's records at the broker.
     #[arg(long, default_value = "60s", value_parser = duration)]
     pub(crate) heartbeat: std::time::Duration,
@@ -356,6 +419,8 @@ pub(crate) struct SyncerRole {
 
 #[derive(Args)]
 pub(crate) struct GatewayRole {
+    #[command(flatten)]
+    pub(crate) health: HealthAddress,
     /// The node it runs on.
     #[arg(long, env = "DAISY_NODE_NAME")]
     pub(crate) node_name: NodeName,
@@ -366,6 +431,8 @@ pub(crate) struct GatewayRole {
 
 #[derive(Args)]
 pub(crate) struct RouteAgentRole {
+    #[command(flatten)]
+    pub(crate) health: HealthAddress,
     /// The node it runs on.
     #[arg(long, env = "DAISY_NODE_NAME")]
     pub(crate) node_name: NodeName,
@@ -379,9 +446,36 @@ pub(crate) struct RouteAgentRole {
 
 #[derive(Args)]
 pub(crate) struct DnsRole {
+    #[command(flatten)]
+    pub(crate) health: HealthAddress,
     /// The addresses to listen on, UDP and TCP.
     #[arg(long, default_values = ["0.0.0.0:5353"], value_delimiter = ',')]
     pub(crate) listen: Vec<SocketAddr>,
+}
+
+/// `NAMESPACE/NAME`.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct ObjectName {
+    pub(crate) namespace: String,
+    pub(crate) name: String,
+}
+
+impl std::fmt::Display for ObjectName {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "{}/{}", self.namespace, self.name)
+    }
+}
+
+impl std::str::FromStr for ObjectName {
+    type Err = String;
+    fn from_str(text: &str) -> Result<Self, String> {
+        match text.split_once('/') {
+            Some((namespace, name)) if daisy_api::names::is_label(namespace) && !name.is_empty() && !name.contains('/') => {
+                Ok(Self { namespace: namespace.to_owned(), name: name.to_owned() })
+            }
+            _ => Err(format!("{text:?} is not NAMESPACE/NAME, as kube-system/coredns")),
+        }
+    }
 }
 
 /// Reads `500ms`, `30s`, `5m`, `24h` or `7d`.

@@ -2,17 +2,20 @@
 //!
 //! ```text
 //! arguments ──▶ commands::*  (a user's command: talks to Kubernetes API servers, prints, ends)
-//!          └──▶ roles        (syncer, gateway, route-agent, dns, broker: run until told to stop)
+//!          └──▶ roles        (syncer, gateway, route-agent, dns, broker, registrar: run until told to stop)
 //!          └──▶ daisy_lab    (a supercluster on this machine)
 //! ```
 
 mod arguments;
 mod commands;
 mod connect;
+mod health;
 mod manifests;
 mod output;
+mod preflight;
 mod progress;
 mod roles;
+mod rollout;
 
 use std::process::ExitCode;
 

@@ -43,5 +43,37 @@ pub(crate) fn print(text: &str) -> anyhow::Result<()> {
 /// Prints an error and its causes on standard error, on one line.
 pub(crate) fn error(error: &anyhow::Error) {
     let (on, off) = if std::io::stderr().is_terminal() { ("\x1b[1;31m", "\x1b[0m") } else { ("", "") };
-    eprintln!("{on}error:{off} {error:#}");
+    eprintln!("{on}error:{off} {}", causes(error));
+}
+
+/// An error and its causes, each said once; an API server's answer by its message alone.
+fn causes(error: &anyhow::Error) -> String {
+    let mut text = String::new();
+    for cause in error.chain() {
+        let answer = cause.downcast_ref::<kube::Error>();
+        let said = answer.map_or_else(|| cause.to_string(), daisy_broker::apply::said);
+        if !text.ends_with(&said) {
+            text.push_str(if text.is_empty() { "" } else { ": " });
+            text.push_str(&said);
+        }
+        if matches!(answer, Some(kube::Error::Api(_))) {
+            break;
+        }
+    }
+    text
+}
+
+#[cfg(test)]
+mod tests {
+    use anyhow::Context;
+    use kube::core::Status;
+
+    use super::*;
+
+    #[test]
+    fn an_answer_is_said_by_its_message() {
+        let answer = kube::Error::Api(Box::new(Status::failure("nodes is forbidden", "Forbidden").with_code(403)));
+        let error = Err::<(), _>(answer).context("listing nodes").expect_err("it is one");
+        assert_eq!(causes(&error), "listing nodes: nodes is forbidden");
+    }
 }

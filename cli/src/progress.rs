@@ -3,6 +3,27 @@
 use std::io::{IsTerminal, Write};
 use std::time::{Duration, Instant};
 
+/// What is waited for, and what is known of why it takes long.
+pub(crate) struct Waiting {
+    /// What: "Deployment daisy-system/daisy-dns to be ready".
+    pub(crate) what: String,
+    /// Why, with `: ` in front; empty where nothing is known.
+    pub(crate) trouble: String,
+}
+
+impl Waiting {
+    /// For something of which nothing more is known.
+    pub(crate) fn on(what: impl Into<String>) -> Self {
+        Self { what: what.into(), trouble: String::new() }
+    }
+}
+
+impl std::fmt::Display for Waiting {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "{}{}", self.what, self.trouble)
+    }
+}
+
 /// Steps of a command, with their times.
 pub(crate) struct Progress {
     started: Instant,

@@ -8,7 +8,8 @@ use kube::Client;
 use tokio::signal::unix::{SignalKind, signal};
 use tracing_subscriber::EnvFilter;
 
-use crate::arguments::{BrokerRole, DnsRole, GatewayRole, Reach, RouteAgentRole, SyncerRole};
+use crate::arguments::{BrokerRole, DnsRole, GatewayRole, HealthAddress, Reach, RegistrarRole, RouteAgentRole, SyncerRole};
+use crate::health::{self, Health};
 
 /// Ends at SIGTERM or SIGINT.
 fn stop() -> Result<impl Future<Output = ()> + Send + 'static> {
@@ -47,11 +48,28 @@ pub(crate) async fn serve_broker(options: BrokerRole, ready: tokio::sync::onesho
     daisy_broker::server::run(options, ready, stop()?).await
 }
 
+/// Runs a role until it ends, answering for its health meanwhile.
+async fn with_health(address: HealthAddress, health: Health, role: impl Future<Output = Result<()>>) -> Result<()> {
+    tokio::select! {
+        ended = role => ended,
+        failed = health::serve(address.health, health) => failed,
+    }
+}
+
+/// Judges who joins.
+pub(crate) async fn registrar(options: RegistrarRole) -> Result<()> {
+    log();
+    let settings = daisy_broker::registrar::RegistrarOptions { public_cidrs: options.public_cidrs, ..Default::default() };
+    let health = Health { registry: settings.registry.clone(), ready: None };
+    with_health(options.health, health, daisy_broker::registrar::run(client().await?, settings, stop()?)).await
+}
+
 /// Syncs this cluster with the broker.
 pub(crate) async fn syncer(options: SyncerRole) -> Result<()> {
     log();
-    let options = daisy_broker::syncer::SyncerOptions { heartbeat: options.heartbeat, ..Default::default() };
-    daisy_broker::syncer::run(client().await?, options, stop()?).await
+    let settings = daisy_broker::syncer::SyncerOptions { heartbeat: options.heartbeat, ..Default::default() };
+    let health = Health { registry: settings.registry.clone(), ready: None };
+    with_health(options.health, health, daisy_broker::syncer::run(client().await?, settings, stop()?)).await
 }
 
 /// Holds this node's tunnels.
@@ -59,7 +77,9 @@ pub(crate) async fn gateway(options: GatewayRole) -> Result<()> {
     log();
     let mut settings = daisy_gateway::GatewayOptions::new(options.node_name);
     settings.port = options.port;
-    daisy_gateway::run(client().await?, settings, stop()?).await
+    let health = Health { registry: settings.registry.clone(), ready: None };
+    let client = client().await?;
+    with_health(options.health, health, daisy_gateway::run(client, settings, stop()?)).await
 }
 
 /// Keeps this node's routes and filter.
@@ -68,12 +88,17 @@ pub(crate) async fn route_agent(options: RouteAgentRole) -> Result<()> {
     let mut settings = daisy_route_agent::RouteAgentOptions::new(options.node_name);
     settings.hold = options.hold;
     settings.reach_all = options.reach == Reach::All;
-    daisy_route_agent::run(client().await?, settings, stop()?).await
+    let health = Health { registry: settings.registry.clone(), ready: None };
+    with_health(options.health, health, daisy_route_agent::run(client().await?, settings, stop()?)).await
 }
 
 /// Answers names.
 pub(crate) async fn dns(options: DnsRole) -> Result<()> {
     log();
-    let options = daisy_dns::DnsOptions { listen: options.listen, ..Default::default() };
-    daisy_dns::run(client().await?, options, stop()?).await
+    let registry = prometheus::Registry::new();
+    let metrics = daisy_dns::Metrics::registered(&registry).context("registering the DNS server's metrics")?;
+    let settings = daisy_dns::DnsOptions { listen: options.listen, metrics, ..Default::default() };
+    // Until it has read everything it answers SERVFAIL, where another replica could answer.
+    let health = Health { registry, ready: Some("daisy_dns_synced") };
+    with_health(options.health, health, daisy_dns::run(client().await?, settings, stop()?)).await
 }

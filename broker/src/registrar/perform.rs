@@ -1,6 +1,7 @@
 //! Performs what the registrar's machine decides, with plain Kubernetes requests. Every step may have been done before.
 
 use std::fmt::Debug;
+use std::time::Duration;
 
 use daisy_api::labels::BROKER_NAMESPACE;
 use daisy_api::{Cluster, ClusterId, Export, ExportEndpoints, Heartbeat, Invitation, JoinRequest, Member};
@@ -17,19 +18,30 @@ use serde::de::DeserializeOwned;
 use serde_json::json;
 use thiserror::Error;
 
+use crate::apply::said;
 use crate::sealing::{Credential, SealError};
 use crate::{policies, rights};
+
+/// How long to wait, again and again, for an API server to see a role that it has taken.
+const ROLE_UNSEEN: [Duration; 6] = [
+    Duration::from_millis(20),
+    Duration::from_millis(50),
+    Duration::from_millis(100),
+    Duration::from_millis(200),
+    Duration::from_millis(500),
+    Duration::from_millis(1000),
+];
 
 /// Why an action was not done.
 #[derive(Debug, Error)]
 pub enum PerformError {
     /// The broker refused, or cannot be reached.
-    #[error("{what}: {source}")]
+    #[error("{what}: {}", said(cause))]
     Api {
         /// What was being done, as "creating Member daisy-broker/local".
         what: String,
         /// What the broker said.
-        source: Box<kube::Error>,
+        cause: Box<kube::Error>,
     },
     /// A token came without an expiry or not at all.
     #[error("the token of ServiceAccount {namespace}/{name} came without contents")]
@@ -55,7 +67,7 @@ pub(crate) trait Doing<T> {
 
 impl<T> Doing<T> for Result<T, kube::Error> {
     fn doing(self, what: impl FnOnce() -> String) -> Result<T, PerformError> {
-        self.map_err(|source| PerformError::Api { what: what(), source: Box::new(source) })
+        self.map_err(|cause| PerformError::Api { what: what(), cause: Box::new(cause) })
     }
 }
 
@@ -86,6 +98,20 @@ where
         }
         other => other.doing(|| format!("creating {}", object_name(object))),
     }
+}
+
+/// The same for a binding, whose role may be so new that the API server's own cache of roles has yet to see it.
+pub(crate) async fn ensure_binding<K>(api: &Api<K>, binding: &K) -> Result<K, PerformError>
+where
+    K: Resource<DynamicType = ()> + Clone + Debug + Serialize + DeserializeOwned,
+{
+    for pause in ROLE_UNSEEN {
+        match ensure(api, binding).await {
+            Err(PerformError::Api { cause, .. }) if is_code(&cause, 404) => tokio::time::sleep(pause).await,
+            other => return other,
+        }
+    }
+    ensure(api, binding).await
 }
 
 /// Deletes the object; one that is not there is as good.
@@ -196,21 +222,20 @@ impl Hands {
     async fn credential(&self, id: &ClusterId) -> Result<Credential, PerformError> {
         let own = id.broker_namespace();
         let rights = rights::member(id);
+        // What bounds a member is there before its rights are: an API server needs a moment to take it up.
+        if self.policies {
+            ensure(&self.whole::<ValidatingAdmissionPolicyBinding>(), &policies::member_binding(id)).await?;
+        }
         ensure(&self.whole::<Namespace>(), &rights.namespace).await?;
+        if self.policies {
+            ensure(&Api::<ResourceQuota>::namespaced(self.client.clone(), &own), &policies::quota(&own)).await?;
+        }
         let accounts: Api<ServiceAccount> = Api::namespaced(self.client.clone(), &own);
         let roles: Api<Role> = Api::namespaced(self.client.clone(), &own);
         let bindings: Api<RoleBinding> = Api::namespaced(self.client.clone(), &own);
         let readers: Api<ClusterRoleBinding> = self.whole();
-        tokio::try_join!(
-            ensure(&accounts, &rights.account),
-            ensure(&roles, &rights.role),
-            ensure(&bindings, &rights.binding),
-            ensure(&readers, &rights.reader),
-        )?;
-        if self.policies {
-            ensure(&self.whole::<ValidatingAdmissionPolicyBinding>(), &policies::member_binding(id)).await?;
-            ensure(&Api::<ResourceQuota>::namespaced(self.client.clone(), &own), &policies::quota(&own)).await?;
-        }
+        tokio::try_join!(ensure(&accounts, &rights.account), ensure(&roles, &rights.role))?;
+        tokio::try_join!(ensure_binding(&bindings, &rights.binding), ensure_binding(&readers, &rights.reader))?;
         let (token, expires) = token(&self.client, &own, rights::SYNCER, self.token_seconds).await?;
         Ok(Credential {
             token,

@@ -27,7 +27,7 @@ use tracing::{info, warn};
 use crate::registrar::RegistrarOptions;
 use crate::registrar::metrics::Metrics;
 use crate::setup::Address;
-use crate::{enrol, registrar, rights};
+use crate::{enrol, registrar, setup};
 
 /// The file in the data folder by which the administrator reaches the broker.
 pub const KUBECONFIG: &str = "admin.kubeconfig";
@@ -175,16 +175,16 @@ async fn furnish(handle: &Handle) -> anyhow::Result<String> {
     for definition in daisy_api::crds::broker() {
         handle.apply(serde_json::to_value(definition)?).await?;
     }
-    let namespace = rights::namespace(BROKER_NAMESPACE);
     let namespaces = daisy_api_server::ResourceKey::of::<k8s_openapi::api::core::v1::Namespace>();
-    let had = handle.get(&namespaces, "", BROKER_NAMESPACE);
-    let made = match had {
-        Some(namespace) => namespace,
-        None => handle.apply(serde_json::to_value(namespace)?).await?,
-    };
-    handle.apply(serde_json::to_value(rights::reader_role())?).await?;
-    handle.apply(serde_json::to_value(rights::invitation_role())?).await?;
-    made["metadata"]["uid"]
+    let there = handle.get(&namespaces, "", BROKER_NAMESPACE).is_some();
+    for object in setup::manifests::roles()? {
+        // What an administrator wrote on a namespace that is there stays.
+        if !(there && object.types.as_ref().is_some_and(|types| types.kind == "Namespace")) {
+            handle.apply(serde_json::to_value(object)?).await?;
+        }
+    }
+    let namespace = handle.get(&namespaces, "", BROKER_NAMESPACE).unwrap_or_default();
+    namespace["metadata"]["uid"]
         .as_str()
         .map(str::to_owned)
         .filter(|uid| !uid.is_empty())

@@ -1,45 +1,31 @@
-//! What a broker's administrator types: deploy, invite, members, grant, evict.
+//! What a broker's administrator types once it is there: invite, members, grant, evict.
 
-use std::io::Write;
-use std::os::unix::fs::OpenOptionsExt;
-
-use anyhow::{Context, Result};
+use anyhow::{Result, bail};
 use daisy_api::Cidr;
 use daisy_broker::setup::{self, Invite as Invitation};
-use kube::ResourceExt;
+use kube::{Client, ResourceExt};
 
-use crate::arguments::{BrokerTarget, DeployBroker, Evict, Invite, Members, SetGrant};
-use crate::{connect, output, roles};
+use crate::arguments::{BrokerTarget, Evict, Invite, Members, SetGrant};
+use crate::{connect, output};
 
-/// Serves an embedded broker in the foreground; once it serves, writes the first invitation.
-pub(crate) async fn deploy(options: DeployBroker) -> Result<()> {
-    let (ready, is_ready) = tokio::sync::oneshot::channel();
-    let serving = tokio::spawn(roles::serve_broker(options.role, ready));
-    let Ok(broker) = is_ready.await else { return serving.await? };
-    if options.output.exists() {
-        eprintln!("✓ {} is there already and stays as it is; `daisy invite` makes another", options.output.display());
-    } else {
-        let target = BrokerTarget { broker_kubeconfig: broker.kubeconfig, broker_context: None };
-        let client = connect::broker(&target).await?;
-        let info = setup::create_invitation(&client, &broker.address, &Invitation::default()).await?;
-        let mut file = std::fs::OpenOptions::new()
-            .write(true)
-            .create_new(true)
-            .mode(0o600)
-            .open(&options.output)
-            .with_context(|| format!("writing {}", options.output.display()))?;
-        file.write_all(info.to_text()?.as_bytes())?;
-        eprintln!("✓ the broker serves at {}; clusters join by {}", broker.address.server, options.output.display());
-    }
-    serving.await?
+async fn client(target: &BrokerTarget) -> Result<Client> {
+    Ok(Client::try_from(connect::broker(target).await?)?)
 }
 
 /// Prints a file to join by.
 pub(crate) async fn invite(options: Invite) -> Result<()> {
-    let client = connect::broker(&options.broker).await?;
-    let mut address = setup::address_of(&options.broker.broker_kubeconfig)?;
+    let config = connect::broker(&options.broker).await?;
+    let client = Client::try_from(config.clone())?;
+    // A broker on Kubernetes knows how it was told that others reach it; an embedded one has it in its kubeconfig.
+    let mut address = match setup::published_address(&client).await? {
+        Some(address) => address,
+        None => connect::address(&config)?,
+    };
     if let Some(server) = options.server {
         address.server = server;
+    }
+    if address.ca.is_empty() {
+        bail!("the broker's kubeconfig names no certificate authority, and without one nobody could pin the broker");
     }
     let invitation = Invitation { grant: options.export, ttl: options.ttl, uses: options.uses, ..Invitation::default() };
     let info = setup::create_invitation(&client, &address, &invitation).await?;
@@ -48,7 +34,7 @@ pub(crate) async fn invite(options: Invite) -> Result<()> {
 
 /// Lists the members.
 pub(crate) async fn members(options: Members) -> Result<()> {
-    let client = connect::broker(&options.broker).await?;
+    let client = client(&options.broker).await?;
     let list = |cidrs: &[Cidr]| cidrs.iter().map(Cidr::to_string).collect::<Vec<_>>().join(",");
     let rows: Vec<_> = setup::members(&client)
         .await?
@@ -71,7 +57,7 @@ pub(crate) async fn members(options: Members) -> Result<()> {
 
 /// Changes a grant.
 pub(crate) async fn grant(options: SetGrant) -> Result<()> {
-    let client = connect::broker(&options.broker).await?;
+    let client = client(&options.broker).await?;
     setup::grant(&client, &options.clusterid, &options.export).await?;
     println!("{}: may export {}", options.clusterid, options.export);
     Ok(())
@@ -79,7 +65,7 @@ pub(crate) async fn grant(options: SetGrant) -> Result<()> {
 
 /// Ends a membership.
 pub(crate) async fn evict(options: Evict) -> Result<()> {
-    let client = connect::broker(&options.broker).await?;
+    let client = client(&options.broker).await?;
     setup::evict(&client, &options.clusterid).await?;
     println!("{}: is no member any more", options.clusterid);
     Ok(())

@@ -5,39 +5,22 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, bail};
 use daisy_api::broker_info::BrokerInfo;
-use daisy_api::{Cidr, Cluster, Gateway, Member, conditions, labels};
+use daisy_api::{Cluster, Gateway, Member, conditions, labels};
+use daisy_broker::apply::Applier;
 use daisy_broker::enrol::{self, Answer, Ask};
-use daisy_dns_core::corefile;
 use ed25519_dalek::SigningKey;
 use k8s_openapi::ByteString;
-use k8s_openapi::api::apps::v1::{DaemonSet, Deployment};
-use k8s_openapi::api::core::v1::{ConfigMap, Namespace, Node, Secret, Service};
+use k8s_openapi::api::core::v1::{Namespace, Node, Secret, Service};
 use kube::api::{ListParams, Patch, PatchParams, PostParams};
 use kube::{Api, Client, ResourceExt};
 use rand_core::OsRng;
 
-use super::detect;
+use super::look::{Plan, look};
+use super::{coredns, nodes};
 use crate::arguments::{Join, Reach};
 use crate::manifests::{self, Settings};
-use crate::progress::Progress;
-use crate::{connect, output};
-
-/// What was found out about the cluster before anything was changed.
-struct Plan {
-    uid: String,
-    pods: detect::Found,
-    services: detect::Found,
-    gateway: Option<Node>,
-    corefile: Option<ConfigMap>,
-    joined: Option<Secret>,
-}
-
-impl Plan {
-    /// A key of the Secret that an earlier join left.
-    fn access(&self, key: &str) -> Option<&[u8]> {
-        self.joined.as_ref()?.data.as_ref()?.get(key).map(|value| value.0.as_slice())
-    }
-}
+use crate::progress::{Progress, Waiting};
+use crate::{connect, output, rollout};
 
 /// Joins.
 pub(crate) async fn run(options: Join) -> Result<()> {
@@ -56,7 +39,7 @@ pub(crate) async fn run(options: Join) -> Result<()> {
         plan.services.list(),
         plan.services.source
     ));
-    let settings = settings(&options);
+    let settings = settings(&options, plan.workers);
     if options.dry_run {
         return dry_run(&plan, &settings);
     }
@@ -68,97 +51,21 @@ pub(crate) async fn run(options: Join) -> Result<()> {
     };
     apply(&client, &options, &plan, access, &settings, &mut progress).await?;
     ready(&client, &options, &mut progress).await?;
+    if let Some(hint) = coredns::node_local_hint(&client).await? {
+        progress.done(&hint);
+    }
     progress.done(&format!("cluster {} has joined", options.clusterid));
     Ok(())
 }
 
-async fn look(client: &Client, options: &Join, info: &BrokerInfo) -> Result<Plan> {
-    let namespaces: Api<Namespace> = Api::all(client.clone());
-    let system =
-        namespaces.get("kube-system").await.context("reading namespace kube-system: can this user reach the cluster?")?;
-    let secrets: Api<Secret> = Api::namespaced(client.clone(), labels::SYSTEM_NAMESPACE);
-    let joined = secrets.get_opt(labels::BROKER_ACCESS_SECRET).await.context("reading Secrets in daisy-system")?;
-    if let Some(secret) = &joined {
-        let had = |key: &str| {
-            secret
-                .data
-                .as_ref()
-                .and_then(|d| d.get(key))
-                .map(|v| String::from_utf8_lossy(&v.0).into_owned())
-                .unwrap_or_default()
-        };
-        if had("clusterId") != options.clusterid.as_str() {
-            bail!(
-                "this cluster has joined as {:?} already; `daisy leave` first, or join with --clusterid {}",
-                had("clusterId"),
-                had("clusterId")
-            );
-        }
-        if had("brokerId") != info.broker_id {
-            bail!(
-                "this cluster has joined another broker ({}) already, and {} is for the one at {}; `daisy leave` first",
-                had("server"),
-                options.broker_info.display(),
-                info.server
-            );
-        }
-    }
-    let given = |cidrs: &[Cidr], flag: &str| detect::Found { cidrs: cidrs.to_vec(), source: format!("as given by {flag}") };
-    let pods =
-        if options.clustercidr.is_empty() { detect::pods(client).await? } else { given(&options.clustercidr, "--clustercidr") };
-    let services = if options.servicecidr.is_empty() {
-        detect::services(client).await?
-    } else {
-        given(&options.servicecidr, "--servicecidr")
-    };
-    let maps: Api<ConfigMap> = Api::namespaced(client.clone(), "kube-system");
-    let corefile = maps.get_opt("coredns").await.context("reading ConfigMap kube-system/coredns")?;
-    if let Some(text) = corefile.as_ref().and_then(|map| map.data.as_ref()?.get("Corefile")) {
-        // What cannot be edited is found out before anything is changed.
-        corefile::insert(text, IpAddr::from([192, 0, 2, 1])).context("ConfigMap kube-system/coredns, Corefile")?;
-    }
-    Ok(Plan {
-        uid: system.uid().unwrap_or_default(),
-        pods,
-        services,
-        gateway: choose_gateway(client, options).await?,
-        corefile,
-        joined,
-    })
-}
-
-/// The node to label as gateway; none where one is labelled already.
-async fn choose_gateway(client: &Client, options: &Join) -> Result<Option<Node>> {
-    let api: Api<Node> = Api::all(client.clone());
-    let nodes = api.list(&ListParams::default()).await.context("listing nodes")?.items;
-    if let Some(name) = &options.gateway {
-        let found = nodes.into_iter().find(|n| n.name_any() == name.as_str());
-        return found.map(Some).with_context(|| format!("--gateway {name}: the cluster has no such node"));
-    }
-    if nodes.iter().any(|n| n.labels().get(labels::GATEWAY_NODE).is_some_and(|v| v == "true")) {
-        return Ok(None);
-    }
-    let address = |node: &Node, kind: &str| {
-        let addresses = node.status.as_ref().and_then(|s| s.addresses.as_ref());
-        addresses.is_some_and(|list| list.iter().any(|a| a.type_ == kind))
-    };
-    let control_plane = |node: &Node| node.labels().contains_key("node-role.kubernetes.io/control-plane");
-    let fit = nodes.into_iter().filter(|n| address(n, "InternalIP"));
-    // Workers first, and of them those that other clusters can reach.
-    let best = fit.min_by_key(|n| {
-        (control_plane(n), !address(n, "ExternalIP") && !n.annotations().contains_key(labels::PUBLIC_ADDRESS), n.name_any())
-    });
-    best.map(Some).context("no node is fit to be the gateway: none has an InternalIP")
-}
-
-fn settings(options: &Join) -> Settings {
+fn settings(options: &Join, workers: usize) -> Settings {
     let millis = |d: Duration| format!("{}ms", d.as_millis());
     let mut agent = vec!["--hold".to_owned(), millis(options.hold)];
     if options.reach == Reach::All {
         agent.extend(["--reach".to_owned(), "all".to_owned()]);
     }
     let syncer = vec!["--heartbeat".to_owned(), millis(options.heartbeat)];
-    Settings { image: options.image.clone(), arguments: vec![("route-agent", agent), ("syncer", syncer)] }
+    Settings { image: options.image.clone(), workers, arguments: vec![("route-agent", agent), ("syncer", syncer)] }
 }
 
 fn dry_run(plan: &Plan, settings: &Settings) -> Result<()> {
@@ -167,10 +74,17 @@ fn dry_run(plan: &Plan, settings: &Settings) -> Result<()> {
         text.push_str("---\n");
         text.push_str(&daisy_api::yaml::to_string(&object)?);
     }
-    if let Some(node) = &plan.gateway {
-        text.push_str(&format!("# and: node {} labelled {}=true\n", node.name_any(), labels::GATEWAY_NODE));
+    for (nodes, value) in [(&plan.gateways.set, "=true"), (&plan.gateways.unset, "-")] {
+        for node in nodes {
+            text.push_str(&format!("# and: node {node} labelled {}{value}\n", labels::GATEWAY_NODE));
+        }
     }
-    text.push_str("# and: Secret daisy-system/daisy-broker-access, and a marked block in ConfigMap kube-system/coredns\n");
+    text.push_str("# and: Secret daisy-system/daisy-broker-access");
+    match &plan.dns {
+        coredns::Place::Corefile(name, _) => text.push_str(&format!(", and a marked block in ConfigMap {name}\n")),
+        coredns::Place::Custom(name, _) => text.push_str(&format!(", and a key daisy.server in ConfigMap {name}\n")),
+        coredns::Place::ByHand => text.push('\n'),
+    }
     output::print(&text)
 }
 
@@ -222,26 +136,17 @@ async fn apply(
     progress: &mut Progress,
 ) -> Result<()> {
     progress.waiting("applying");
+    let applier = Applier::new(client.clone());
     for object in manifests::foundations()? {
-        manifests::apply(client, &object).await?;
+        applier.apply(&object).await?;
     }
     if let Some(access) = access {
         write_access(client, access).await?;
     }
-    let nodes: Api<Node> = Api::all(client.clone());
-    if let Some(node) = &plan.gateway {
-        let address = options.public_address.map(|a| a.to_string());
-        let mut patch = serde_json::json!({ "metadata": { "labels": { labels::GATEWAY_NODE: "true" } } });
-        if let Some(address) = address {
-            patch["metadata"]["annotations"][labels::PUBLIC_ADDRESS] = address.into();
-        }
-        nodes
-            .patch(&node.name_any(), &PatchParams::default(), &Patch::Merge(&patch))
-            .await
-            .context("labelling the gateway node")?;
-        progress.done(&format!("node {} is the gateway", node.name_any()));
-    }
+    nodes::label(client, &plan.gateways, options.public_address).await?;
+    progress.done(&format!("gateways: {}", plan.gateways.all.join(", ")));
     // What an earlier leave wrote on the nodes is no longer so.
+    let nodes: Api<Node> = Api::all(client.clone());
     for node in
         nodes.list(&ListParams::default()).await?.items.iter().filter(|n| n.annotations().contains_key(labels::NODE_STATE))
     {
@@ -249,7 +154,7 @@ async fn apply(
         nodes.patch(&node.name_any(), &PatchParams::default(), &Patch::Merge(&patch)).await?;
     }
     for object in manifests::workloads(settings)? {
-        manifests::apply(client, &object).await?;
+        applier.apply(&object).await?;
     }
     add_stub(client, plan, progress).await
 }
@@ -270,29 +175,22 @@ async fn write_access(client: &Client, access: Vec<(&'static str, String)>) -> R
     }
 }
 
-/// Adds the zones to the cluster's CoreDNS, and says what to do where there is none.
+/// Adds the zones to the cluster's DNS, or says what to do by hand.
 async fn add_stub(client: &Client, plan: &Plan, progress: &mut Progress) -> Result<()> {
     let services: Api<Service> = Api::namespaced(client.clone(), labels::SYSTEM_NAMESPACE);
     let service = services.get(labels::DNS_SERVICE).await.context("reading Service daisy-system/daisy-dns")?;
     let address = service.spec.and_then(|s| s.cluster_ip).context("Service daisy-system/daisy-dns has no ClusterIP")?;
     let address: IpAddr = address.parse().context("Service daisy-system/daisy-dns, clusterIP")?;
-    let text = plan.corefile.as_ref().and_then(|map| map.data.as_ref()?.get("Corefile"));
-    let Some(text) = text else {
-        progress.done(&format!(
-            "there is no ConfigMap kube-system/coredns: forward svc.supercluster.local and svc.clusterset.local to {address} in the cluster's DNS by hand"
-        ));
-        return Ok(());
-    };
-    let edited = corefile::insert(text, address)?;
-    if edited == *text {
-        return Ok(());
+    if let coredns::Place::Corefile(name, _) | coredns::Place::Custom(name, _) = &plan.dns {
+        // For `daisy leave`, which is told no such name.
+        let patch = serde_json::json!({ "metadata": { "annotations": { coredns::WHERE: name.namespace } } });
+        let namespaces: Api<Namespace> = Api::all(client.clone());
+        let patched = namespaces.patch(labels::SYSTEM_NAMESPACE, &PatchParams::default(), &Patch::Merge(&patch)).await;
+        patched.context("annotating namespace daisy-system")?;
     }
-    let patch = serde_json::json!({ "data": { "Corefile": edited } });
-    let maps: Api<ConfigMap> = Api::namespaced(client.clone(), "kube-system");
-    maps.patch("coredns", &PatchParams::default(), &Patch::Merge(&patch))
-        .await
-        .context("updating ConfigMap kube-system/coredns")?;
-    progress.done("CoreDNS forwards svc.supercluster.local and svc.clusterset.local to Daisy");
+    if let Some(done) = coredns::add(client, &plan.dns, address).await? {
+        progress.done(&done);
+    }
     Ok(())
 }
 
@@ -308,54 +206,47 @@ async fn ready(client: &Client, options: &Join, progress: &mut Progress) -> Resu
                 options.timeout.as_secs()
             );
         }
-        progress.waiting(&waiting);
+        progress.waiting(&waiting.to_string());
         tokio::time::sleep(pause).await;
         pause = (pause * 2).min(Duration::from_millis(500));
     }
 }
 
 /// The first part that is not ready, if any.
-async fn unready(client: &Client, options: &Join) -> Result<Option<String>> {
+async fn unready(client: &Client, options: &Join) -> Result<Option<Waiting>> {
     let namespace = labels::SYSTEM_NAMESPACE;
-    let deployments: Api<Deployment> = Api::namespaced(client.clone(), namespace);
     for name in ["daisy-syncer", "daisy-dns"] {
-        let object = deployments.get(name).await?;
-        let status = object.status.clone().unwrap_or_default();
-        if status.observed_generation < object.metadata.generation || status.ready_replicas.unwrap_or(0) < 1 {
-            return Ok(Some(format!("Deployment {namespace}/{name} to be ready")));
+        if let Some(waiting) = rollout::deployment(client, namespace, name).await? {
+            return Ok(Some(waiting));
         }
     }
-    let sets: Api<DaemonSet> = Api::namespaced(client.clone(), namespace);
+    let all = Api::<Node>::all(client.clone()).list(&ListParams::default()).await?.items;
+    let silent = all.iter().filter(|node| !nodes::is_ready(node)).count();
     for name in ["daisy-gateway", "daisy-route-agent"] {
-        let object = sets.get(name).await?;
-        let status = object.status.unwrap_or_default();
-        if status.observed_generation < object.metadata.generation
-            || status.desired_number_scheduled < 1
-            || status.number_ready < status.desired_number_scheduled
-        {
-            return Ok(Some(format!("DaemonSet {namespace}/{name} to be ready")));
+        if let Some(waiting) = rollout::daemon_set(client, namespace, name, silent).await? {
+            return Ok(Some(waiting));
         }
     }
     let clusters: Api<Cluster> = Api::namespaced(client.clone(), namespace);
     let Some(cluster) = clusters.get_opt(options.clusterid.as_str()).await? else {
-        return Ok(Some("the syncer to reach the broker".to_owned()));
+        return Ok(Some(Waiting::on("the syncer to reach the broker")));
     };
     let list = cluster.status.unwrap_or_default().conditions;
     if let Some(condition) = conditions::find(&list, "BrokerConnected").filter(|c| c.status == "False") {
-        return Ok(Some(format!("the syncer to reach the broker ({}: {})", condition.reason, condition.message)));
+        return Ok(Some(Waiting::on(format!("the syncer to reach the broker ({}: {})", condition.reason, condition.message))));
     }
     let gateways: Api<Gateway> = Api::namespaced(client.clone(), namespace);
     let gateways = gateways.list(&ListParams::default()).await?.items;
     let states = gateways.iter().filter_map(|g| g.status.as_ref()).map(|s| &s.conditions);
     let unfit = states.clone().find_map(|list| conditions::find(list, conditions::READY).filter(|c| c.status == "False"));
     if let Some(condition) = unfit {
-        return Ok(Some(format!("the gateway ({}: {})", condition.reason, condition.message)));
+        return Ok(Some(Waiting::on(format!("the gateway ({}: {})", condition.reason, condition.message))));
     }
     if !states.clone().any(|list| conditions::is_true(list, conditions::READY)) {
-        return Ok(Some("a gateway to be ready".to_owned()));
+        return Ok(Some(Waiting::on("a gateway to be ready")));
     }
     if cluster.spec.gateways.is_empty() {
-        return Ok(Some("the broker to have this cluster's gateway".to_owned()));
+        return Ok(Some(Waiting::on("the broker to have this cluster's gateway")));
     }
     Ok(None)
 }

@@ -4,14 +4,15 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, bail};
 use daisy_api::{Cluster, ServiceExport, ServiceImport, conditions, labels};
-use daisy_dns_core::corefile;
-use k8s_openapi::api::core::v1::{ConfigMap, Namespace, Node, Pod, Secret};
+use daisy_broker::apply::{self, Applier};
+use k8s_openapi::api::core::v1::{Namespace, Node, Pod, Secret};
 use kube::api::{DeleteParams, ListParams, Patch, PatchParams};
 use kube::{Api, Client, ResourceExt};
 
+use super::coredns;
 use crate::arguments::Leave;
 use crate::connect;
-use crate::manifests::{self, Settings};
+use crate::manifests;
 use crate::progress::Progress;
 
 /// Leaves.
@@ -41,18 +42,12 @@ pub(crate) async fn run(options: Leave) -> Result<()> {
 }
 
 async fn remove_stub(client: &Client) -> Result<bool> {
-    let maps: Api<ConfigMap> = Api::namespaced(client.clone(), "kube-system");
-    let map = maps.get_opt("coredns").await.context("reading ConfigMap kube-system/coredns")?;
-    let Some(text) = map.and_then(|map| map.data?.remove("Corefile")) else { return Ok(false) };
-    let edited = corefile::remove(&text);
-    if edited == text {
-        return Ok(false);
-    }
-    let patch = serde_json::json!({ "data": { "Corefile": edited } });
-    maps.patch("coredns", &PatchParams::default(), &Patch::Merge(&patch))
-        .await
-        .context("updating ConfigMap kube-system/coredns")?;
-    Ok(true)
+    let namespaces: Api<Namespace> = Api::all(client.clone());
+    let system = namespaces.get_opt(labels::SYSTEM_NAMESPACE).await.context("reading namespace daisy-system")?;
+    let named = system.and_then(|namespace| namespace.annotations().get(coredns::WHERE).cloned());
+    let mut places = vec!["kube-system".to_owned()];
+    places.extend(named.filter(|place| !places.contains(place)));
+    Ok(!coredns::remove(client, &places).await?.is_empty())
 }
 
 /// Marks the local Cluster as leaving; `None` where there is none, so that only remains are to be removed.
@@ -108,9 +103,9 @@ async fn clean(client: &Client) -> Result<Option<String>> {
 
 async fn remove(client: &Client, progress: &mut Progress, deadline: Instant) -> Result<()> {
     progress.waiting("removing Daisy's objects");
-    let settings = Settings { image: "daisy".to_owned(), arguments: Vec::new() };
-    for object in manifests::workloads(&settings)?.iter().rev() {
-        manifests::delete(client, object).await?;
+    let applier = Applier::new(client.clone());
+    for object in manifests::any_workloads()?.iter().rev() {
+        applier.delete(object).await?;
     }
     let secrets: Api<Secret> = Api::namespaced(client.clone(), labels::SYSTEM_NAMESPACE);
     let ours = format!("{}={}", labels::MANAGED_BY, labels::MANAGED_BY_DAISY);
@@ -128,11 +123,10 @@ async fn remove(client: &Client, progress: &mut Progress, deadline: Instant) -> 
     // The kinds go last, each only while nobody else's objects need it.
     for object in manifests::foundations()?.iter().rev() {
         if in_use(client, &object.name_any()).await? {
-            progress
-                .done(&format!("{} stays: there are objects of that kind that are not Daisy's", manifests::describe(object)));
+            progress.done(&format!("{} stays: there are objects of that kind that are not Daisy's", apply::describe(object)));
             continue;
         }
-        manifests::delete(client, object).await?;
+        applier.delete(object).await?;
     }
     let namespaces: Api<Namespace> = Api::all(client.clone());
     wait(deadline, progress, "namespace daisy-system to be gone", async || {

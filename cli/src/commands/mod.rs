@@ -1,12 +1,16 @@
 //! The user's commands, one file each.
 
 mod broker;
+mod coredns;
+mod deploy;
 mod detect;
 mod export;
 mod join;
 mod kind_config;
 pub(crate) mod lab;
 mod leave;
+mod look;
+mod nodes;
 mod show;
 
 use anyhow::Result;
@@ -18,7 +22,7 @@ use crate::roles;
 /// Runs any command but the lab.
 pub(crate) async fn run(command: Command) -> Result<()> {
     match command {
-        Command::DeployBroker(options) => broker::deploy(options).await,
+        Command::DeployBroker(options) => deploy::run(options).await,
         Command::Invite(options) => broker::invite(options).await,
         Command::Members(options) => broker::members(options).await,
         Command::Grant(options) => broker::grant(options).await,
@@ -35,6 +39,7 @@ pub(crate) async fn run(command: Command) -> Result<()> {
             crate::output::print(&String::from_utf8(text)?)
         }
         Command::Broker(options) => roles::broker(options).await,
+        Command::Registrar(options) => roles::registrar(options).await,
         Command::Syncer(options) => roles::syncer(options).await,
         Command::Gateway(options) => roles::gateway(options).await,
         Command::RouteAgent(options) => roles::route_agent(options).await,

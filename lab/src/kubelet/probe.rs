@@ -108,7 +108,11 @@ fn action(probe: &Probe, container: &Container, address: IpAddr) -> Option<Actio
         return Some(Action::Connect(SocketAddr::new(address, port(&tcp.port, container)?)));
     }
     if let Some(get) = &probe.http_get {
-        let to = SocketAddr::new(address, port(&get.port, container)?);
+        let host = match &get.host {
+            Some(host) => host.parse().ok()?,
+            None => address,
+        };
+        let to = SocketAddr::new(host, port(&get.port, container)?);
         let path =
             get.path.clone().filter(|p| p.starts_with('/') && !p.contains(['\r', '\n'])).unwrap_or_else(|| "/".to_owned());
         return Some(Action::Get { to, path, host: to.to_string() });
@@ -138,6 +142,20 @@ mod tests {
             readiness_probe: Some(Probe { tcp_socket: Some(TCPSocketAction { port, host: None }), ..Probe::default() }),
             ..Container::default()
         }
+    }
+
+    #[test]
+    fn a_probe_may_name_its_host() {
+        let get = |host: &str| {
+            let probe = serde_json::json!({ "httpGet": { "host": host, "path": "/readyz", "port": 4843 } });
+            action(
+                &serde_json::from_value(probe).expect("a probe"),
+                &Container::default(),
+                "10.10.0.2".parse().expect("address"),
+            )
+        };
+        assert!(matches!(get("127.0.0.1"), Some(Action::Get { to, .. }) if to.to_string() == "127.0.0.1:4843"));
+        assert!(get("a.name").is_none());
     }
 
     #[test]

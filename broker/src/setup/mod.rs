@@ -1,28 +1,26 @@
 //! What an administrator makes and changes on a broker: any Kubernetes API server, or the embedded one.
 
-use std::path::Path;
+pub mod manifests;
+
 use std::time::Duration;
 
-use base64::Engine;
-use base64::engine::general_purpose::STANDARD;
 use daisy_api::broker_info::{BrokerInfo, InvitationToken};
-use daisy_api::labels::{BROKER_NAMESPACE, INVITED_GRANT};
+use daisy_api::labels::{BROKER_NAMESPACE, INVITED_GRANT, MANAGED_BY, MANAGED_BY_DAISY};
 use daisy_api::names::is_label;
 use daisy_api::{ClusterId, Grant, Invitation, InvitationSpec, Member};
-use k8s_openapi::api::admissionregistration::v1::{ValidatingAdmissionPolicy, ValidatingAdmissionPolicyBinding};
-use k8s_openapi::api::core::v1::{Namespace, ResourceQuota, ServiceAccount};
-use k8s_openapi::api::rbac::v1::{ClusterRole, ClusterRoleBinding, Role, RoleBinding};
+use k8s_openapi::api::core::v1::{ConfigMap, Namespace, ResourceQuota, ServiceAccount};
+use k8s_openapi::api::rbac::v1::RoleBinding;
 use k8s_openapi::apiextensions_apiserver::pkg::apis::apiextensions::v1::CustomResourceDefinition;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
 use k8s_openapi::jiff::{SignedDuration, Timestamp};
-use kube::api::{DeleteParams, ListParams, ObjectMeta, Patch, PatchParams, PostParams};
-use kube::config::Kubeconfig;
+use kube::api::{DeleteParams, DynamicObject, ListParams, ObjectMeta, Patch, PatchParams, PostParams};
 use kube::runtime::wait::{await_condition, conditions};
 use kube::{Api, Client, ResourceExt};
 use rand_core::{OsRng, RngCore};
 use serde_json::json;
 use thiserror::Error;
 
+use crate::apply::{self, Applier, ApplyError};
 use crate::registrar::perform::{Doing, PerformError, delete, ensure, is_code, token};
 use crate::{policies, rights};
 
@@ -32,6 +30,9 @@ pub enum SetupError {
     /// The API server refused, or cannot be reached.
     #[error(transparent)]
     Api(#[from] PerformError),
+    /// One of Daisy's objects cannot be put there.
+    #[error(transparent)]
+    Apply(#[from] ApplyError),
     /// Nothing of a broker is there.
     #[error("this API server is no Daisy broker: it has no namespace daisy-broker; make it one with daisy deploy-broker")]
     NoBroker,
@@ -61,6 +62,14 @@ pub enum SetupError {
         /// How many.
         uses: u32,
     },
+    /// A ResourceQuota that nobody counts.
+    #[error(
+        "ResourceQuota daisy-broker/daisy was not counted within {seconds} s, so that the API server takes no object of Daisy's there: does the cluster's kube-controller-manager run?"
+    )]
+    NotCounted {
+        /// How long was waited.
+        seconds: u64,
+    },
     /// A CustomResourceDefinition that the API server does not take up.
     #[error("CustomResourceDefinition {name} was not established within {seconds} s: look at its conditions")]
     NotEstablished {
@@ -68,14 +77,6 @@ pub enum SetupError {
         name: String,
         /// How long was waited.
         seconds: u64,
-    },
-    /// A kubeconfig that cannot be used.
-    #[error("{path}: {cause}")]
-    Kubeconfig {
-        /// The file.
-        path: String,
-        /// What is wrong, and what to do.
-        cause: String,
     },
 }
 
@@ -107,21 +108,86 @@ impl Default for Invite {
     }
 }
 
+/// The ConfigMap in `daisy-broker` that says how others reach the broker.
+const ADDRESS: &str = "daisy-broker-address";
 const ESTABLISHED_WITHIN: Duration = Duration::from_secs(30);
 /// `invitation-` and this are a label.
 const INVITATION_NAME_MAX: usize = 52;
+/// Between looks at a quota that is to be counted.
+const COUNT_PAUSE: Duration = Duration::from_millis(250);
+/// After so many looks it is made anew.
+const RECOUNT: u32 = 12;
 /// The shortest life that an API server gives a token.
 const TOKEN_LEAST: Duration = Duration::from_secs(600);
 
-/// Makes a broker of an API server, or brings one up to date: kinds, namespace, roles. Returns the broker's ID.
+/// Makes a broker of an API server, or brings one up to date: kinds, namespace, roles, and, where the API server has them,
+/// admission policies and quota; all but the registrar. Returns the broker's ID.
 ///
 /// # Errors
 /// What the API server refuses.
 pub async fn install(client: &Client) -> Result<String, SetupError> {
-    let definitions: Api<CustomResourceDefinition> = Api::all(client.clone());
-    for definition in daisy_api::crds::broker() {
-        ensure(&definitions, &definition).await?;
+    let applier = Applier::new(client.clone());
+    for object in manifests::kinds()? {
+        applier.apply(&object).await?;
     }
+    established(client).await?;
+    for object in manifests::roles()? {
+        applier.apply(&object).await?;
+    }
+    if policies::served(client).await.doing(|| "looking for admission policies".to_owned())? {
+        for object in manifests::admission()? {
+            applier.apply(&object).await?;
+        }
+    }
+    broker_id(client).await
+}
+
+/// Waits until the quota of `daisy-broker` is counted: until then a Kubernetes API server takes no object of our kinds.
+///
+/// Its controller looks for new kinds twice a minute, and counts a quota that has them already only when that is new or changed
+/// (or after five minutes): so it is made anew until it is counted. An API server without quotas has nothing to wait for.
+///
+/// # Errors
+/// What the API server refuses, or a quota that is not counted in time.
+pub async fn count_quota(client: &Client, within: Duration) -> Result<(), SetupError> {
+    let applier = Applier::new(client.clone());
+    let quotas: Api<ResourceQuota> = Api::namespaced(client.clone(), BROKER_NAMESPACE);
+    let (mut waited, mut pauses) = (Duration::ZERO, 0_u32);
+    loop {
+        let had = match quotas.get_opt(policies::QUOTA).await {
+            Err(error) if is_code(&error, 404) => return Ok(()),
+            other => other.doing(|| format!("reading ResourceQuota {BROKER_NAMESPACE}/{}", policies::QUOTA))?,
+        };
+        if had.as_ref().is_some_and(is_counted) {
+            return Ok(());
+        }
+        if waited >= within {
+            return Err(SetupError::NotCounted { seconds: within.as_secs() });
+        }
+        if had.is_none() || pauses == RECOUNT {
+            pauses = 0;
+            for object in manifests::quota()? {
+                applier.delete(&object).await?;
+                applier.apply(&object).await?;
+            }
+        }
+        tokio::time::sleep(COUNT_PAUSE).await;
+        (waited, pauses) = (waited + COUNT_PAUSE, pauses + 1);
+    }
+}
+
+fn is_counted(quota: &ResourceQuota) -> bool {
+    let status = quota.status.clone().unwrap_or_default();
+    let (hard, used) = (status.hard.unwrap_or_default(), status.used.unwrap_or_default());
+    !hard.is_empty() && hard.keys().all(|key| used.contains_key(key))
+}
+
+/// Waits until the API server serves the kinds that a broker keeps.
+///
+/// # Errors
+/// One that it does not take up.
+pub async fn established(client: &Client) -> Result<(), SetupError> {
+    let definitions: Api<CustomResourceDefinition> = Api::all(client.clone());
     for definition in daisy_api::crds::broker() {
         let name = definition.name_any();
         let established = await_condition(definitions.clone(), &name, conditions::is_crd_established());
@@ -130,30 +196,6 @@ pub async fn install(client: &Client) -> Result<String, SetupError> {
             return Err(SetupError::NotEstablished { name, seconds: ESTABLISHED_WITHIN.as_secs() });
         }
     }
-    ensure(&Api::<Namespace>::all(client.clone()), &rights::namespace(BROKER_NAMESPACE)).await?;
-    ensure(&Api::<ClusterRole>::all(client.clone()), &rights::reader_role()).await?;
-    ensure(&Api::<Role>::namespaced(client.clone(), BROKER_NAMESPACE), &rights::invitation_role()).await?;
-    if policies::served(client).await.doing(|| "looking for admission policies".to_owned())? {
-        for policy in policies::policies() {
-            ensure(&Api::<ValidatingAdmissionPolicy>::all(client.clone()), &policy).await?;
-        }
-        let bindings: Api<ValidatingAdmissionPolicyBinding> = Api::all(client.clone());
-        ensure(&bindings, &policies::join_requests_binding()).await?;
-        let quotas: Api<ResourceQuota> = Api::namespaced(client.clone(), BROKER_NAMESPACE);
-        ensure(&quotas, &policies::quota(BROKER_NAMESPACE)).await?;
-    }
-    broker_id(client).await
-}
-
-/// Makes the registrar's own rights, for a broker where it runs as a Deployment.
-///
-/// # Errors
-/// What the API server refuses.
-pub async fn install_registrar_rights(client: &Client) -> Result<(), SetupError> {
-    let (account, role, binding) = rights::registrar();
-    ensure(&Api::<ServiceAccount>::namespaced(client.clone(), BROKER_NAMESPACE), &account).await?;
-    ensure(&Api::<ClusterRole>::all(client.clone()), &role).await?;
-    ensure(&Api::<ClusterRoleBinding>::all(client.clone()), &binding).await?;
     Ok(())
 }
 
@@ -280,31 +322,29 @@ pub async fn evict(client: &Client, id: &ClusterId) -> Result<(), SetupError> {
     }
 }
 
-/// The address of the broker that a kubeconfig's current context leads to.
+/// The object that says how others reach a broker on Kubernetes, for the invitations to come.
 ///
 /// # Errors
-/// A file that cannot be read, or that names no server or no certificate authority.
-pub fn address_of(kubeconfig: &Path) -> Result<Address, SetupError> {
-    let failed = |cause: &str| SetupError::Kubeconfig { path: kubeconfig.display().to_string(), cause: cause.to_owned() };
-    let config = Kubeconfig::read_from(kubeconfig).map_err(|error| failed(&error.to_string()))?;
-    let current =
-        config.current_context.ok_or_else(|| failed("it has no current-context: set one (kubectl config use-context)"))?;
-    let context = config.contexts.into_iter().find(|one| one.name == current).and_then(|one| one.context);
-    let context = context.ok_or_else(|| failed("its current-context is not among its contexts"))?;
-    let cluster = config.clusters.into_iter().find(|one| one.name == context.cluster).and_then(|one| one.cluster);
-    let cluster = cluster.ok_or_else(|| failed("the cluster of its current-context is not among its clusters"))?;
-    let server = cluster.server.ok_or_else(|| failed("its cluster has no server"))?;
-    let ca = match (cluster.certificate_authority_data, cluster.certificate_authority) {
-        (Some(data), _) => {
-            let bytes = STANDARD.decode(data).map_err(|_| failed("certificate-authority-data is not base64"))?;
-            String::from_utf8(bytes).map_err(|_| failed("certificate-authority-data is not PEM"))?
-        }
-        (None, Some(path)) => {
-            std::fs::read_to_string(&path).map_err(|error| failed(&format!("certificate-authority {path}: {error}")))?
-        }
-        (None, None) => {
-            return Err(failed("its cluster has no certificate authority, and without one nobody could pin the broker"));
-        }
+/// Never: it is a ConfigMap.
+pub fn address_object(address: &Address) -> Result<DynamicObject, ApplyError> {
+    let metadata = ObjectMeta {
+        name: Some(ADDRESS.to_owned()),
+        namespace: Some(BROKER_NAMESPACE.to_owned()),
+        labels: Some([(MANAGED_BY.to_owned(), MANAGED_BY_DAISY.to_owned())].into()),
+        ..ObjectMeta::default()
     };
-    Ok(Address { server, ca })
+    let data = [("server", &address.server), ("ca", &address.ca)].map(|(key, value)| (key.to_owned(), value.clone()));
+    apply::object(&ConfigMap { metadata, data: Some(data.into()), ..ConfigMap::default() })
+}
+
+/// How others reach the broker, as it was deployed. An embedded one does not say.
+///
+/// # Errors
+/// What the API server refuses.
+pub async fn published_address(client: &Client) -> Result<Option<Address>, SetupError> {
+    let maps: Api<ConfigMap> = Api::namespaced(client.clone(), BROKER_NAMESPACE);
+    let map = maps.get_opt(ADDRESS).await.doing(|| format!("reading ConfigMap {BROKER_NAMESPACE}/{ADDRESS}"))?;
+    Ok(map
+        .and_then(|map| map.data)
+        .and_then(|mut data| Some(Address { server: data.remove("server")?, ca: data.remove("ca")? })))
 }
