@@ -14,6 +14,17 @@ fn ours(mut crd: CustomResourceDefinition) -> CustomResourceDefinition {
     crd
 }
 
+/// Lets objects of a kind have no `spec`.
+fn without_spec(mut crd: CustomResourceDefinition) -> CustomResourceDefinition {
+    for version in &mut crd.spec.versions {
+        if let Some(schema) = version.schema.as_mut().and_then(|schema| schema.open_api_v3_schema.as_mut()) {
+            let others = schema.required.take().unwrap_or_default().into_iter().filter(|name| name != "spec");
+            schema.required = Some(others.collect::<Vec<_>>()).filter(|list| !list.is_empty());
+        }
+    }
+    crd
+}
+
 /// The kinds that a broker keeps.
 #[must_use]
 pub fn broker() -> Vec<CustomResourceDefinition> {
@@ -33,7 +44,7 @@ pub fn broker() -> Vec<CustomResourceDefinition> {
 /// The kinds that a member cluster keeps: the MCS API's two, and Daisy's own two.
 #[must_use]
 pub fn member() -> Vec<CustomResourceDefinition> {
-    let mut mcs = [ServiceExport::crd(), ServiceImport::crd()];
+    let mut mcs = [without_spec(ServiceExport::crd()), ServiceImport::crd()];
     for crd in &mut mcs {
         // A group under k8s.io is protected: an API server wants to see where its approval is (KEP-1111).
         crd.metadata
