@@ -68,7 +68,9 @@ pub const SLICE_HEADLESS: &str = "service.kubernetes.io/headless";
 /// The Secret in `daisy-system` with what the syncer needs at the broker: keys `server`, `ca`, `token`, `brokerId`,
 /// `clusterId`, `signingKey`.
 pub const BROKER_ACCESS_SECRET: &str = "daisy-broker-access";
-/// A gateway's WireGuard private key is in the Secret of this name and `-NODE`, key `privateKey` (base64).
+/// The namespace of the gateways' keys, which holds nothing else: who reads Secrets here reads those alone.
+pub const GATEWAY_KEYS_NAMESPACE: &str = "daisy-gateway-keys";
+/// A gateway's WireGuard private key is in the Secret of this name and `-NODE` there, key `privateKey` (base64).
 pub const GATEWAY_KEY_SECRET_PREFIX: &str = "daisy-gateway-key-";
 /// The Service in front of Daisy's DNS servers, in `daisy-system`, port 53.
 pub const DNS_SERVICE: &str = "daisy-dns";

@@ -77,6 +77,9 @@ fn set(object: &mut DynamicObject, settings: &Settings) {
 }
 
 #[cfg(test)]
+mod rights_tests;
+
+#[cfg(test)]
 mod tests {
     use super::*;
 

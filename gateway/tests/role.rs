@@ -152,9 +152,8 @@ fn what_keeps_it_from_working_is_said_on_the_gateway() {
     assert_eq!(find(&status.conditions, READY).unwrap().reason, "DataPathEnded");
 
     // A Secret that holds no key is named, not overwritten.
-    let name = format!("daisy-gateway-key-{}-node", site.id);
     let spoilt = json!({ "data": { "privateKey": "bm9uc2Vuc2U=" } });
-    api.patch(&ResourceKey::of::<k8s_openapi::api::core::v1::Secret>(), &name, spoilt);
+    api.patch_secret(site, spoilt);
     let error = api.run(site, self::options(site)).thread.join().unwrap().expect_err("no key");
-    assert!(error.to_string().contains("Secret daisy-system/daisy-gateway-key-staging-node, key privateKey"), "{error}");
+    assert!(error.to_string().contains("Secret daisy-gateway-keys/daisy-gateway-key-staging-node, key privateKey"), "{error}");
 }

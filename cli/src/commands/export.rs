@@ -17,7 +17,14 @@ use crate::connect;
 /// How long to wait for the syncer's word on an export.
 const VERDICT: Duration = Duration::from_secs(15);
 /// Namespaces that no bulk export takes.
-const NEVER: [&str; 5] = ["kube-system", "kube-public", "kube-node-lease", labels::SYSTEM_NAMESPACE, labels::BROKER_NAMESPACE];
+const NEVER: [&str; 6] = [
+    "kube-system",
+    "kube-public",
+    "kube-node-lease",
+    labels::SYSTEM_NAMESPACE,
+    labels::GATEWAY_KEYS_NAMESPACE,
+    labels::BROKER_NAMESPACE,
+];
 
 /// Exports, and says what came of it.
 pub(crate) async fn export(what: Export) -> Result<()> {

@@ -129,10 +129,13 @@ async fn remove(client: &Client, progress: &mut Progress, deadline: Instant) -> 
         applier.delete(object).await?;
     }
     let namespaces: Api<Namespace> = Api::all(client.clone());
-    wait(deadline, progress, "namespace daisy-system to be gone", async || {
-        Ok(namespaces.get_opt(labels::SYSTEM_NAMESPACE).await?.map(|_| "it is ending".to_owned()))
-    })
-    .await
+    for name in [labels::GATEWAY_KEYS_NAMESPACE, labels::SYSTEM_NAMESPACE] {
+        wait(deadline, progress, &format!("namespace {name} to be gone"), async || {
+            Ok(namespaces.get_opt(name).await?.map(|_| "it is ending".to_owned()))
+        })
+        .await?;
+    }
+    Ok(())
 }
 
 /// Whether a CRD still has objects that somebody else needs: users' exports, or a broker's Clusters on the same API server.

@@ -17,7 +17,7 @@ mod watch;
 use std::future::Future;
 use std::time::Duration;
 
-use daisy_api::labels::SYSTEM_NAMESPACE;
+use daisy_api::labels::{GATEWAY_KEYS_NAMESPACE, SYSTEM_NAMESPACE};
 use daisy_api::{Cluster, Gateway};
 use k8s_openapi::api::core::v1::{Node, Secret};
 use kube::{Api, Client};
@@ -40,7 +40,7 @@ struct Apis {
 impl Apis {
     fn new(client: Client) -> Self {
         let gateways = Api::namespaced(client.clone(), SYSTEM_NAMESPACE);
-        Self { gateways, secrets: Api::namespaced(client.clone(), SYSTEM_NAMESPACE), client }
+        Self { gateways, secrets: Api::namespaced(client.clone(), GATEWAY_KEYS_NAMESPACE), client }
     }
 }
 

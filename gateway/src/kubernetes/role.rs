@@ -5,7 +5,7 @@ use std::net::{IpAddr, SocketAddr};
 use std::time::Duration;
 
 use daisy_api::conditions::{self, READY, Wanted};
-use daisy_api::labels::{SYSTEM_NAMESPACE, TUNNEL_DEVICE};
+use daisy_api::labels::{GATEWAY_KEYS_NAMESPACE, TUNNEL_DEVICE};
 use daisy_api::{Cluster, ClusterId, Connection, ConnectionStatus, GatewayRecord, GatewayStatus, HaStatus, NodeName};
 use daisy_gateway_core::addresses::local_endpoints;
 use daisy_gateway_core::clusters::{Clusters, Membership};
@@ -306,7 +306,7 @@ impl Role {
             gone(secrets.delete(&name, &DeleteParams::default()).await.map(drop))
         })
         .await;
-        info!("removed device {TUNNEL_DEVICE}, Gateway {node} and Secret {SYSTEM_NAMESPACE}/{name}");
+        info!("removed device {TUNNEL_DEVICE}, Gateway {node} and Secret {GATEWAY_KEYS_NAMESPACE}/{name}");
         Outcome::Left
     }
 

@@ -1,9 +1,11 @@
 //! The gateway's private key, in a Secret of its own: a gateway is the same one after a restart.
+//!
+//! The Secrets are in a namespace that holds nothing else, so that a gateway need not read any in `daisy-system`.
 
 use std::collections::BTreeMap;
 
 use daisy_api::NodeName;
-use daisy_api::labels::{COMPONENT, GATEWAY_KEY_SECRET_PREFIX, MANAGED_BY, MANAGED_BY_DAISY, SYSTEM_NAMESPACE};
+use daisy_api::labels::{COMPONENT, GATEWAY_KEY_SECRET_PREFIX, GATEWAY_KEYS_NAMESPACE, MANAGED_BY, MANAGED_BY_DAISY};
 use k8s_openapi::ByteString;
 use k8s_openapi::api::core::v1::Secret;
 use kube::Api;
@@ -20,7 +22,7 @@ const PRIVATE_KEY: &str = "privateKey";
 /// The Secret is there, and holds no key.
 #[derive(Debug, Error)]
 #[error(
-    "Secret {SYSTEM_NAMESPACE}/{name}, key {PRIVATE_KEY}: a WireGuard private key is the standard base64 of 32 bytes; put the right \
+    "Secret {GATEWAY_KEYS_NAMESPACE}/{name}, key {PRIVATE_KEY}: a WireGuard private key is the standard base64 of 32 bytes; put the right \
      one back, or delete the Secret, and the gateway makes itself a new key"
 )]
 pub(super) struct BadKey {
@@ -41,7 +43,7 @@ pub(super) async fn key(secrets: &Api<Secret>, node: &NodeName) -> Result<Result
     let key = PrivateKey::generate();
     match secrets.create(&PostParams::default(), &secret(&name, &key)).await {
         Ok(_) => {
-            info!(public_key = %key.public_key(), "made a new key, kept in Secret {SYSTEM_NAMESPACE}/{name}");
+            info!(public_key = %key.public_key(), "made a new key, kept in Secret {GATEWAY_KEYS_NAMESPACE}/{name}");
             Ok(Ok(key))
         }
         // Another start of this gateway was faster: its key is the one.

@@ -4,7 +4,7 @@ use std::net::TcpListener;
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
-use daisy_api::labels::SYSTEM_NAMESPACE;
+use daisy_api::labels::{GATEWAY_KEYS_NAMESPACE, SYSTEM_NAMESPACE};
 use daisy_api_server::{Handle, Options, ResourceDefinition, ResourceKey, Server};
 use daisy_gateway::GatewayOptions;
 use k8s_openapi::api::core::v1::{Node, Secret};
@@ -29,7 +29,7 @@ impl ApiServer {
         let data = tempfile::tempdir().unwrap();
         let mut options = Options::new(data.path());
         options.definitions.push(ResourceDefinition::of::<Node>().with_status());
-        options.namespaces.push(SYSTEM_NAMESPACE.to_owned());
+        options.namespaces.extend([SYSTEM_NAMESPACE, GATEWAY_KEYS_NAMESPACE].map(str::to_owned));
         let server = Server::open(options).unwrap();
         let handle = server.handle();
         let listener = host.run(|_| TcpListener::bind("127.0.0.1:0").unwrap());
@@ -94,6 +94,12 @@ impl ApiServer {
         block_on(self.handle.patch(key, SYSTEM_NAMESPACE, name, patch)).unwrap();
     }
 
+    /// Merges into the site's key Secret.
+    pub(crate) fn patch_secret(&self, site: &Site, patch: Value) {
+        let name = format!("daisy-gateway-key-{}-node", site.id);
+        block_on(self.handle.patch(&ResourceKey::of::<Secret>(), GATEWAY_KEYS_NAMESPACE, &name, patch)).unwrap();
+    }
+
     pub(crate) fn gateway(&self, site: &Site) -> Option<daisy_api::Gateway> {
         let found = self.handle.get(
             &ResourceKey::new(daisy_api::labels::GROUP, "gateways"),
@@ -104,7 +110,7 @@ impl ApiServer {
     }
 
     pub(crate) fn secret(&self, site: &Site) -> Option<Value> {
-        self.handle.get(&ResourceKey::of::<Secret>(), SYSTEM_NAMESPACE, &format!("daisy-gateway-key-{}-node", site.id))
+        self.handle.get(&ResourceKey::of::<Secret>(), GATEWAY_KEYS_NAMESPACE, &format!("daisy-gateway-key-{}-node", site.id))
     }
 
     /// Waits until the site's Gateway is as it should be.
