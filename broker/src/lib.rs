@@ -12,6 +12,7 @@
 mod admission;
 pub mod apply;
 pub mod enrol;
+pub mod lease;
 pub mod policies;
 pub mod registrar;
 pub mod rights;

@@ -393,6 +393,9 @@ pub(crate) enum LabAction {
 
 #[derive(Args)]
 pub(crate) struct RegistrarRole {
+    /// This replica's name (its pod's): of several, the one that holds the Lease daisy-broker/daisy-registrar judges. Else made up.
+    #[arg(long, env = "DAISY_REPLICA")]
+    pub(crate) replica: Option<String>,
     #[command(flatten)]
     pub(crate) health: HealthAddress,
     /// Let clusters have CIDRs of public addresses.
@@ -415,6 +418,9 @@ pub(crate) struct SyncerRole {
     /// How often to vouch for this cluster's records at the broker.
     #[arg(long, default_value = "60s", value_parser = duration)]
     pub(crate) heartbeat: std::time::Duration,
+    /// This replica's name (its pod's): of several, the one that holds the Lease daisy-system/daisy-syncer writes. Else made up.
+    #[arg(long, env = "DAISY_REPLICA")]
+    pub(crate) replica: Option<String>,
 }
 
 #[derive(Args)]

@@ -3,6 +3,8 @@
 use std::future::Future;
 
 use anyhow::{Context, Result};
+use daisy_api::labels::SYSTEM_NAMESPACE;
+use daisy_broker::lease::LeaseOptions;
 use daisy_broker::server::{BrokerOptions, BrokerReady};
 use kube::Client;
 use tokio::signal::unix::{SignalKind, signal};
@@ -59,7 +61,11 @@ async fn with_health(address: HealthAddress, health: Health, role: impl Future<O
 /// Judges who joins.
 pub(crate) async fn registrar(options: RegistrarRole) -> Result<()> {
     log();
-    let settings = daisy_broker::registrar::RegistrarOptions { public_cidrs: options.public_cidrs, ..Default::default() };
+    let settings = daisy_broker::registrar::RegistrarOptions {
+        public_cidrs: options.public_cidrs,
+        replica: options.replica,
+        ..Default::default()
+    };
     let health = Health { registry: settings.registry.clone(), ready: None };
     with_health(options.health, health, daisy_broker::registrar::run(client().await?, settings, stop()?)).await
 }
@@ -67,7 +73,8 @@ pub(crate) async fn registrar(options: RegistrarRole) -> Result<()> {
 /// Syncs this cluster with the broker.
 pub(crate) async fn syncer(options: SyncerRole) -> Result<()> {
     log();
-    let settings = daisy_broker::syncer::SyncerOptions { heartbeat: options.heartbeat, ..Default::default() };
+    let lease = LeaseOptions::new(SYSTEM_NAMESPACE, daisy_broker::syncer::LEASE, options.replica);
+    let settings = daisy_broker::syncer::SyncerOptions { heartbeat: options.heartbeat, lease, ..Default::default() };
     let health = Health { registry: settings.registry.clone(), ready: None };
     with_health(options.health, health, daisy_broker::syncer::run(client().await?, settings, stop()?)).await
 }

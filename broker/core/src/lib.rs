@@ -6,6 +6,7 @@
 //! broker records ──▶ policy (held to the Member) ──▶ vouch (what still stands) ──▶ merge ──▶ import ──▶ Service,
 //!                                                            EndpointSlices, ServiceImport, Clusters here
 //! all of it driven by syncer: handle_* in, poll_action out
+//! which of several replicas does it: lease
 //! JoinRequest, Invitation ──▶ registrar ──▶ Member, namespace, rights, credential
 //! ```
 //!
@@ -19,6 +20,7 @@
 pub mod digest;
 pub mod export;
 pub mod import;
+pub mod lease;
 pub mod managed;
 pub mod merge;
 pub mod object;

@@ -4,14 +4,16 @@
 //! broker ──watch──▶ Heard ──▶ Registrar::handle_* ──▶ poll_action ──▶ Hands::perform ──▶ broker
 //! ```
 //!
-//! One task; one action at a time, as one judge needs it. At most one registrar may work on a broker: in the embedded broker there
-//! is one by nature; as a Deployment it has one replica and the strategy `Recreate`.
+//! One task; one action at a time, as one judge needs it. At most one registrar works on a broker: in the embedded broker there is
+//! one by nature; of a Deployment's replicas it is the one that holds the Lease `daisy-registrar`. Whoever comes to hold it lists
+//! everything anew before it judges: what the one before it wrote last must not be missing.
 
 mod events;
 pub(crate) mod metrics;
 pub(crate) mod perform;
 mod watch;
 
+use std::pin::pin;
 use std::time::Duration;
 
 use anyhow::Context;
@@ -27,10 +29,15 @@ use kube::{Api, Client, Resource, ResourceExt};
 use prometheus::Registry;
 use tracing::{debug, info, warn};
 
+use crate::lease::{Election, LeaseOptions, Turn};
 use metrics::Metrics;
 use perform::Hands;
 use watch::Heard;
 
+/// The Lease of the one that judges, in `daisy-broker`.
+pub const LEASE: &str = "daisy-registrar";
+/// How long the last action may take once the registrar is told to stop.
+const LAST: Duration = Duration::from_secs(5);
 /// How long one action may take before it counts as failed.
 const PATIENCE: Duration = Duration::from_secs(60);
 
@@ -41,13 +48,16 @@ pub struct RegistrarOptions {
     pub public_cidrs: bool,
     /// The life of a member's first token; its syncer renews it. At least ten minutes.
     pub token_life: Duration,
+    /// This replica's name among those of which one judges ([`LeaseOptions::identity`]); without one, a name is made up.
+    pub replica: Option<String>,
     /// Where its metrics are registered.
     pub registry: Registry,
 }
 
 impl Default for RegistrarOptions {
     fn default() -> Self {
-        Self { public_cidrs: false, token_life: Duration::from_secs(24 * 3600), registry: Registry::new() }
+        let token_life = Duration::from_secs(24 * 3600);
+        Self { public_cidrs: false, token_life, replica: None, registry: Registry::new() }
     }
 }
 
@@ -74,37 +84,69 @@ fn watches(client: &Client) -> SelectAll<BoxStream<'static, Input>> {
     inputs
 }
 
-/// Runs the registrar with a client that has its rights ([`crate::rights::registrar`]) until `shutdown` ends.
+/// Runs the registrar with a client that has its rights ([`crate::rights::registrar`]) until `shutdown` ends. Of several that run,
+/// the one that holds the Lease `daisy-registrar` in `daisy-broker` judges; the others stand by.
 ///
 /// # Errors
 /// A broker on which `daisy deploy-broker` made nothing yet, or that cannot be reached at the start; metrics that are registered
 /// already. Later failures are retried.
 pub async fn run(client: Client, options: RegistrarOptions, shutdown: impl Future<Output = ()> + Send) -> anyhow::Result<()> {
     let metrics = Metrics::new(&options.registry).context("registering the registrar's metrics")?;
-    serve(client, &options, &metrics, shutdown).await
+    let lease = LeaseOptions::new(BROKER_NAMESPACE, LEASE, options.replica.clone());
+    let (election, mut turn) = Election::start(&client, lease);
+    let mut shutdown = pin!(shutdown);
+    let ended = loop {
+        tokio::select! {
+            () = &mut shutdown => break Ok(()),
+            () = turn.becomes(true) => {}
+        }
+        match serve(&client, &options, &metrics, &mut shutdown, turn.clone()).await {
+            Ok(Ended::TurnOver) => {}
+            Ok(Ended::Stopped) => break Ok(()),
+            Err(error) => break Err(error),
+        }
+    };
+    election.end().await;
+    ended
 }
 
-/// The same, where the metrics are registered already.
+/// Why a registrar ended that nothing went wrong with.
+pub(crate) enum Ended {
+    /// It was told to.
+    Stopped,
+    /// Another judges.
+    TurnOver,
+}
+
+/// The same, where the metrics are registered already and it is this registrar's turn.
 pub(crate) async fn serve(
-    client: Client,
+    client: &Client,
     options: &RegistrarOptions,
     metrics: &Metrics,
-    shutdown: impl Future<Output = ()> + Send,
-) -> anyhow::Result<()> {
-    let broker_id = crate::setup::broker_id(&client).await.context("the registrar cannot start")?;
+    mut shutdown: impl Future<Output = ()> + Unpin,
+    mut turn: Turn,
+) -> anyhow::Result<Ended> {
+    let broker_id = crate::setup::broker_id(client).await.context("the registrar cannot start")?;
     let mut settings = Options::new(broker_id.clone());
     settings.public_cidrs = options.public_cidrs;
     let mut registrar = Registrar::new(settings);
     let token_seconds = i64::try_from(options.token_life.as_secs()).unwrap_or(i64::MAX).max(600);
-    let policies = crate::policies::served(&client).await.context("the registrar cannot start")?;
+    let policies = crate::policies::served(client).await.context("the registrar cannot start")?;
     let hands = Hands { client: client.clone(), broker_id, token_seconds, policies };
-    let mut inputs = watches(&client);
-    tokio::pin!(shutdown);
+    let mut inputs = watches(client);
+    let mut over = pin!(turn.becomes(false));
     loop {
         while let Some(action) = registrar.poll_action(Timestamp::now()) {
+            let mut acting = pin!(perform(&hands, &action));
             let outcome = tokio::select! {
-                () = &mut shutdown => return Ok(()),
-                outcome = perform(&hands, &action) => outcome,
+                biased;
+                () = &mut over => return Ok(Ended::TurnOver),
+                outcome = &mut acting => outcome,
+                () = &mut shutdown => {
+                    // What is begun is finished, so that whoever judges next sees all of it.
+                    let _ = tokio::time::timeout(LAST, acting).await;
+                    return Ok(Ended::Stopped);
+                }
             };
             metrics.count(name(&action), outcome != Outcome::Failed);
             registrar.handle_outcome(outcome, Timestamp::now());
@@ -113,7 +155,9 @@ pub(crate) async fn serve(
         let now = Timestamp::now();
         let pause = registrar.poll_deadline(now).duration_since(now).unsigned_abs();
         tokio::select! {
-            () = &mut shutdown => return Ok(()),
+            biased;
+            () = &mut over => return Ok(Ended::TurnOver),
+            () = &mut shutdown => return Ok(Ended::Stopped),
             input = inputs.next() => match input {
                 Some(input) => take_in(&mut registrar, input),
                 None => anyhow::bail!("the watches on the broker ended"),

@@ -24,6 +24,7 @@ use daisy_api_server::{Handle, Limits, Options, Server};
 use tokio::sync::{oneshot, watch};
 use tracing::{info, warn};
 
+use crate::lease::Turn;
 use crate::registrar::RegistrarOptions;
 use crate::registrar::metrics::Metrics;
 use crate::setup::Address;
@@ -154,12 +155,13 @@ pub async fn run(
 async fn register(client: kube::Client, options: RegistrarOptions, metrics: Metrics, mut stopping: watch::Receiver<bool>) {
     loop {
         let mut stop = stopping.clone();
-        let stopped = async move {
+        let stopped = std::pin::pin!(async move {
             // The sender is gone only when the broker is.
             let _ = stop.wait_for(|stop| *stop).await;
-        };
-        match registrar::serve(client.clone(), &options, &metrics, stopped).await {
-            Ok(()) => return,
+        });
+        // It is the only one on this broker by nature.
+        match registrar::serve(&client, &options, &metrics, stopped, Turn::always()).await {
+            Ok(_) => return,
             Err(error) => warn!("the registrar begins anew: {error:#}"),
         }
         let pause = tokio::time::sleep(Duration::from_secs(1));

@@ -92,12 +92,12 @@ impl Access {
     }
 }
 
-/// The token, for its renewal.
-pub(super) fn token_of(access: &Access) -> String {
-    access.token.clone()
+/// The token that the Secret holds, as far as it is readable.
+pub(super) fn token(secrets: &channel::Receiver<Sight>) -> Option<String> {
+    Some(secrets.borrow().as_ref()?.as_ref().ok()?.token.clone())
 }
 
-type Sight = Option<Result<Access, AccessError>>;
+pub(super) type Sight = Option<Result<Access, AccessError>>;
 
 /// Follows the Secret. `None` is given while nothing is known.
 pub(super) fn watch(client: Client) -> (channel::Receiver<Sight>, impl Future<Output = anyhow::Result<()>> + Send + 'static) {

@@ -16,6 +16,7 @@ pub(super) struct Metrics {
     imports: IntGauge,
     clusters: IntGaugeVec,
     connected: IntGauge,
+    writes_now: IntGauge,
     restarts: IntCounterVec,
     renewals: IntCounterVec,
 }
@@ -47,6 +48,7 @@ impl Metrics {
             imports: IntGauge::new("daisy_syncer_imports", "Names that are imported.")?,
             clusters: IntGaugeVec::new(Opts::new("daisy_syncer_clusters", "Other members, by state."), &["state"])?,
             connected: IntGauge::new("daisy_syncer_broker_connected", "1 while all watches of the broker are live.")?,
+            writes_now: IntGauge::new("daisy_syncer_writes", "1 while this replica holds the lease, and so writes.")?,
             restarts: counter(
                 "daisy_syncer_watch_restarts_total",
                 "Watches that broke off, by API server, kind and why.",
@@ -64,10 +66,15 @@ impl Metrics {
         registry.register(Box::new(metrics.imports.clone()))?;
         registry.register(Box::new(metrics.clusters.clone()))?;
         registry.register(Box::new(metrics.connected.clone()))?;
+        registry.register(Box::new(metrics.writes_now.clone()))?;
         registry.register(Box::new(metrics.restarts.clone()))?;
         registry.register(Box::new(metrics.renewals.clone()))?;
         metrics.connected.set(-1);
         Ok(metrics)
+    }
+
+    pub(super) fn writes(&self, writes: bool) {
+        self.writes_now.set(i64::from(writes));
     }
 
     pub(super) fn wrote(&self, action: &Action, lag: Duration) {

@@ -17,6 +17,7 @@ use tracing::{info, warn};
 
 use super::access;
 use super::metrics::Metrics;
+use crate::lease::Turn;
 
 /// How long a token is asked for, in seconds.
 const LIFE: i64 = 86_400;
@@ -54,44 +55,57 @@ fn account(token: &str) -> Option<(String, String)> {
     Some((namespace.to_owned(), name.to_owned()))
 }
 
-/// Renews the token for as long as the syncer runs. The new one goes into the Secret, whose watch makes a client of it.
+/// How often a replica that does not write looks whether it does.
+const STANDBY: Duration = Duration::from_secs(1);
+
+/// Renews the token for as long as the syncer runs, while it is this replica's turn. The new one goes into the Secret, whose watch
+/// makes a client of it.
 pub(super) fn renew(
     client: Client,
     mut broker: channel::Receiver<Option<Client>>,
-    mut token: String,
+    secrets: channel::Receiver<access::Sight>,
+    turn: Turn,
     metrics: Metrics,
 ) -> BoxFuture<'static, anyhow::Result<()>> {
     Box::pin(async move {
         let mut pause = AGAIN.0;
+        // The one that was renewed last, until the Secret holds its successor; and one that cannot be.
+        let (mut renewed, mut hopeless) = (String::new(), String::new());
         // Until the broker was heard of once there is nobody to ask.
         broker.wait_for(Option::is_some).await.context("no client of the broker")?;
         loop {
+            let token = access::token(&secrets).filter(|token| turn.is_ours() && *token != renewed && *token != hopeless);
+            let Some(token) = token else {
+                tokio::time::sleep(STANDBY).await;
+                continue;
+            };
             let wait = until_half(&token, Timestamp::now());
-            // The wall clock may jump, and a machine may sleep: look again now and then.
-            tokio::time::sleep(wait.min(Duration::from_secs(60))).await;
-            if until_half(&token, Timestamp::now()) > Duration::ZERO {
+            if wait > Duration::ZERO {
+                // The wall clock may jump, and a machine may sleep: look again now and then.
+                tokio::time::sleep(wait.min(Duration::from_secs(60))).await;
                 continue;
             }
             let at_broker = broker.borrow().clone();
-            let renewed = match (at_broker, account(&token)) {
+            let new = match (at_broker, account(&token)) {
                 (Some(at_broker), Some(account)) => request(&at_broker, account).await,
                 (_, None) => {
                     warn!(
                         "the token for the broker is no ServiceAccount's: it cannot be renewed; join again before it ends: daisy join"
                     );
-                    return std::future::pending().await;
+                    hopeless = token;
+                    continue;
                 }
                 (None, _) => continue,
             };
-            let stored = match renewed {
-                Ok(new) => access::store_token(&client, &new).await.context("storing the token").map(|()| new),
+            let stored = match new {
+                Ok(new) => access::store_token(&client, &new).await.context("storing the token"),
                 Err(error) => Err(error),
             };
             metrics.renewed(stored.is_ok());
             match stored {
-                Ok(new) => {
+                Ok(()) => {
                     info!("the token for the broker is renewed");
-                    (token, pause) = (new, AGAIN.0);
+                    (renewed, pause) = (token, AGAIN.0);
                 }
                 Err(error) => {
                     warn!(

@@ -31,6 +31,8 @@ use super::metrics::Metrics;
 pub(super) enum Message {
     /// What a watch says.
     Change(Place, Kind, Change),
+    /// A kind was listed, after the takeover of this count.
+    Fresh(Place, Kind, u64),
     /// A watch of the broker is live.
     Live(Kind),
     /// A watch of the broker is not.
@@ -79,6 +81,8 @@ pub(super) struct Watches {
     pub(super) lineage: Arc<Lineage>,
     /// A write could not reach the broker.
     pub(super) kicked: channel::Receiver<u64>,
+    /// Counts the takeovers: with each, everything is listed anew.
+    pub(super) relisted: channel::Receiver<u64>,
     pub(super) metrics: Metrics,
 }
 
@@ -136,6 +140,8 @@ enum Broken {
     Silent(&'static str),
     /// There is a new client.
     NewClient,
+    /// It has become this replica's turn to write: list anew.
+    Takeover,
     /// Nobody listens any more.
     Closed,
 }
@@ -174,18 +180,23 @@ impl Watch {
         let mut version: Option<String> = None;
         let mut lineage = self.shared.lineage.generation();
         let mut doubt = false;
+        let mut relisted = self.shared.relisted.clone();
         loop {
             let Some(client) = clients.wait_for(Option::is_some).await?.clone() else { continue };
             clients.mark_unchanged();
             let api = api(client.clone());
             let began = Instant::now();
-            let broken = self.once(&api, &client, &mut clients, (&mut version, &mut lineage, &mut doubt)).await;
+            let broken = self.once(&api, &client, &mut clients, (&mut version, &mut lineage, &mut doubt), &mut relisted).await;
             if began.elapsed() > Duration::from_secs(5) {
                 pause.reset();
             }
             let error = match broken {
                 Broken::Closed => return Ok(()),
                 Broken::Ended | Broken::NewClient => continue,
+                Broken::Takeover => {
+                    version = None;
+                    continue;
+                }
                 Broken::Expired => {
                     debug!(kind = self.kind.as_str(), place = ?self.place, "listing anew");
                     version = None;
@@ -220,6 +231,7 @@ impl Watch {
         client: &Client,
         clients: &mut channel::Receiver<Option<Client>>,
         (version, lineage, doubt): (&mut Option<String>, &mut u64, &mut bool),
+        relisted: &mut channel::Receiver<u64>,
     ) -> Broken
     where
         K: Resource<DynamicType = ()> + DeserializeOwned + Clone + std::fmt::Debug + Send + Sync + Into<Object> + 'static,
@@ -236,13 +248,21 @@ impl Watch {
         }
         if version.is_none() {
             *lineage = self.shared.lineage.generation();
+            let takeover = *relisted.borrow_and_update();
             match self.list(api).await {
                 Ok(listed) => *version = Some(listed),
                 Err(broken) => return broken,
             }
+            if self.shared.messages.send(Message::Fresh(self.place, self.kind, takeover)).await.is_err() {
+                return Broken::Closed;
+            }
         }
         *doubt = false;
-        self.watch(api, clients, version).await
+        let watching = self.watch(api, clients, version);
+        tokio::select! {
+            broken = watching => broken,
+            changed = relisted.changed() => if changed.is_ok() { Broken::Takeover } else { Broken::Closed },
+        }
     }
 
     async fn send(&self, change: Change) -> Result<(), Broken> {

@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use daisy_api::labels::{BROKER_ACCESS_SECRET, GATEWAY_KEYS_NAMESPACE, SYSTEM_NAMESPACE};
-use daisy_api_server::{Handle, Options, ResourceDefinition, Server};
+use daisy_api_server::{Handle, Options, Server};
 use k8s_openapi::api::coordination::v1::Lease;
 use k8s_openapi::api::core::v1::Secret;
 use kube::api::{DeleteParams, ListParams, PostParams};
@@ -20,10 +20,7 @@ struct ApiServer {
 impl ApiServer {
     async fn start() -> Self {
         let data = tempfile::tempdir().expect("a folder");
-        let mut options = Options::new(data.path());
-        if !options.definitions.iter().any(|had| had.key().to_string() == "leases.coordination.k8s.io") {
-            options.definitions.push(ResourceDefinition::of::<Lease>());
-        }
+        let options = Options::new(data.path());
         let server = tokio::task::spawn_blocking(move || Server::open(options)).await.expect("a thread").expect("a server");
         let (handle, ca) = (server.handle(), server.ca_pem().to_owned());
         let listeners = Server::bind(&["127.0.0.1:0".to_owned()]).expect("a port");
