@@ -32,6 +32,9 @@ pub(crate) enum Command {
     /// Take a cluster out of the supercluster and everything of Daisy out of the cluster.
     #[command(after_help = "Example:\n  daisy leave --context staging")]
     Leave(Leave),
+    /// Take everything of Daisy out of a cluster, as `leave` does; with --broker, the broker on it too.
+    #[command(after_help = "Examples:\n  daisy uninstall --context staging\n  daisy uninstall --broker --context broker")]
+    Uninstall(Uninstall),
     /// Offer a Service, or every Service of a namespace, to the other clusters.
     #[command(subcommand, after_help = "Examples:\n  daisy export service nginx -n nginx\n  daisy export namespace shop")]
     Export(Export),
@@ -245,9 +248,21 @@ pub(crate) enum Reach {
 pub(crate) struct Leave {
     #[command(flatten)]
     pub(crate) target: Target,
-    /// How long to wait for each node to be clean.
+    /// How long to wait for parts that do not answer, before going on without them.
     #[arg(long, default_value = "2m", value_parser = duration)]
     pub(crate) timeout: std::time::Duration,
+    /// Daisy's image, for nodes that have to be cleaned and where none runs any more.
+    #[arg(long, default_value = IMAGE)]
+    pub(crate) image: String,
+}
+
+#[derive(Args)]
+pub(crate) struct Uninstall {
+    #[command(flatten)]
+    pub(crate) leave: Leave,
+    /// The broker on this cluster too, with all its members' records and rights.
+    #[arg(long)]
+    pub(crate) broker: bool,
 }
 
 #[derive(Subcommand)]
@@ -448,6 +463,9 @@ pub(crate) struct RouteAgentRole {
     /// What other clusters may reach.
     #[arg(long, value_enum, default_value_t = Reach::Exported)]
     pub(crate) reach: Reach,
+    /// Clean the node of what an earlier life may have left, where the cluster is no member.
+    #[arg(long)]
+    pub(crate) clean: bool,
 }
 
 #[derive(Args)]

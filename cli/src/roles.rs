@@ -95,6 +95,7 @@ pub(crate) async fn route_agent(options: RouteAgentRole) -> Result<()> {
     let mut settings = daisy_route_agent::RouteAgentOptions::new(options.node_name);
     settings.hold = options.hold;
     settings.reach_all = options.reach == Reach::All;
+    settings.clean = options.clean;
     let health = Health { registry: settings.registry.clone(), ready: None };
     with_health(options.health, health, daisy_route_agent::run(client().await?, settings, stop()?)).await
 }

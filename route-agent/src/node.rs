@@ -63,6 +63,14 @@ impl Node {
         }
     }
 
+    /// Removes the tunnel device, if a gateway left it.
+    pub(crate) async fn remove_tunnel(&self) -> Result<(), NodeError> {
+        if self.network.remove_tunnel().await? {
+            info!("removed device {TUNNEL_DEVICE}, which a gateway left");
+        }
+        Ok(())
+    }
+
     /// Somebody else changed something of ours, or may have: it is looked at anew before the next change.
     pub(crate) fn look_again(&mut self) {
         self.have = None;

@@ -16,6 +16,9 @@ pub struct RouteAgentOptions {
     pub reach_all: bool,
     /// The UDP port of the VXLAN between nodes and gateways; the same on all nodes of a cluster.
     pub vxlan_port: u16,
+    /// Whether the node is to be cleaned of what an earlier life may have left, where the cluster is no member: what a leave does
+    /// on a node that was away during an earlier one.
+    pub clean: bool,
     /// Where metrics are registered.
     pub registry: prometheus::Registry,
 }
@@ -29,6 +32,7 @@ impl RouteAgentOptions {
             hold: Duration::from_secs(30),
             reach_all: false,
             vxlan_port: VXLAN_PORT,
+            clean: false,
             registry: prometheus::Registry::new(),
         }
     }

@@ -35,7 +35,7 @@ pub async fn run(client: Client, options: RouteAgentOptions, shutdown: impl Futu
     let mut role = Role::open(&client, &options)?;
     let mut watches = Watches::start(&client);
     let (found, ours) = role.node.leftovers().await.context("looking at what is on this node")?;
-    if ours {
+    if ours || options.clean {
         info!("taking over what an earlier route-agent left on this node");
         role.agent.handle_leftovers(found.leftover_networks(), role.now());
     }
@@ -222,7 +222,7 @@ impl Role {
         match self.annotate().await {
             Ok(()) => self.retry = None,
             Err(error) => {
-                warn!(%error, "annotating Node {} failed; trying again", self.name);
+                warn!("annotating Node {} failed; trying again: {error:#}", self.name);
                 self.fail();
             }
         }
@@ -284,10 +284,14 @@ impl Role {
         self.metrics.gateway.set(i64::from(way && !lost));
     }
 
-    async fn annotate(&self) -> Result<(), kube::Error> {
+    async fn annotate(&self) -> anyhow::Result<()> {
         let value = match self.agent.annotation() {
             None => return Ok(()),
-            Some(Annotation::Clean) => serde_json::json!(CLEAN),
+            Some(Annotation::Clean) => {
+                // A gateway that did not live to see the leave has left its device.
+                self.node.remove_tunnel().await?;
+                serde_json::json!(CLEAN)
+            }
             Some(Annotation::Absent) => serde_json::Value::Null,
         };
         let patch = serde_json::json!({ "metadata": { "annotations": { NODE_STATE: value } } });

@@ -1,19 +1,31 @@
-//! `daisy leave`: everything of Daisy goes, and nothing else.
+//! `daisy leave`: everything of Daisy goes, and nothing else, whatever of the cluster is broken.
+//!
+//! ```text
+//! CoreDNS ─▶ local Cluster: leaving ─▶ syncer withdraws ─▶ nodes clean themselves ─▶ workloads, Secrets ─▶ pods end ─▶ marks, rights, kinds, namespace
+//!                                      (no syncer: by hand)  (not Ready: named, and cleaned by the next leave)
+//! ```
 
+use std::collections::BTreeSet;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, bail};
-use daisy_api::{Cluster, ServiceExport, ServiceImport, conditions, labels};
+use daisy_api::{Cluster, conditions, labels};
 use daisy_broker::apply::{self, Applier};
+use k8s_openapi::api::apps::v1::Deployment;
 use k8s_openapi::api::core::v1::{Namespace, Node, Pod, Secret};
 use kube::api::{DeleteParams, ListParams, Patch, PatchParams};
 use kube::{Api, Client, ResourceExt};
 
-use super::coredns;
+use super::{coredns, nodes, remains};
 use crate::arguments::Leave;
 use crate::connect;
-use crate::manifests;
+use crate::manifests::{self, Settings};
 use crate::progress::Progress;
+
+/// How long the syncer may be without a pod before its work is done by hand: a rollout takes less.
+const SYNCER_GRACE: Duration = Duration::from_secs(20);
+/// How long what was deleted may take to be gone.
+const GONE_WITHIN: Duration = Duration::from_secs(90);
 
 /// Leaves.
 pub(crate) async fn run(options: Leave) -> Result<()> {
@@ -21,33 +33,45 @@ pub(crate) async fn run(options: Leave) -> Result<()> {
     let mut progress = Progress::new();
     let deadline = Instant::now() + options.timeout;
     // First the names, so that nothing asks Daisy for an address while it goes.
-    if remove_stub(&client).await? {
-        progress.done("CoreDNS is as it was");
+    for map in remove_stub(&client).await? {
+        progress.done(&format!("ConfigMap {map} is as it was"));
     }
-    if let Some(id) = announce(&client).await? {
-        wait(deadline, &mut progress, "the syncer to withdraw this cluster's exports and imports", async || {
-            withdrawn(&client, &id).await
-        })
-        .await?;
-        progress.done("exports and imports are withdrawn");
-        wait(deadline, &mut progress, "every node to be clean, once the hold on its routes is over", async || {
-            clean(&client).await
-        })
-        .await?;
-        progress.done("every node is clean");
+    let marked = marked(&client).await?;
+    match announce(&client).await? {
+        Some(id) => withdraw(&client, &id, deadline, &mut progress).await?,
+        // Somebody removed the rest already, or a node was away during an earlier leave.
+        None if !marked.is_empty() => send_cleaners(&client, &options).await?,
+        None => {}
     }
-    remove(&client, &mut progress, deadline).await?;
+    let unclean = clean_nodes(&client, &marked, deadline, &mut progress).await?;
+    remove(&client, &unclean, &mut progress).await?;
+    if !unclean.is_empty() {
+        bail!(
+            "everything of Daisy is out of this cluster, but for node {}: it could not be reached, and its routes, filter and devices are still there. Reboot it, or run `daisy leave` again once it is Ready",
+            unclean.iter().cloned().collect::<Vec<_>>().join(", node ")
+        );
+    }
     progress.done("nothing of Daisy is left in this cluster");
     Ok(())
 }
 
-async fn remove_stub(client: &Client) -> Result<bool> {
+async fn remove_stub(client: &Client) -> Result<Vec<String>> {
     let namespaces: Api<Namespace> = Api::all(client.clone());
     let system = namespaces.get_opt(labels::SYSTEM_NAMESPACE).await.context("reading namespace daisy-system")?;
     let named = system.and_then(|namespace| namespace.annotations().get(coredns::WHERE).cloned());
     let mut places = vec!["kube-system".to_owned()];
-    places.extend(named.filter(|place| !places.contains(place)));
-    Ok(!coredns::remove(client, &places).await?.is_empty())
+    places.extend(named.filter(|place| place != "kube-system"));
+    coredns::remove(client, &places).await
+}
+
+async fn all_nodes(client: &Client) -> Result<Vec<Node>> {
+    Ok(Api::<Node>::all(client.clone()).list(&ListParams::default()).await.context("listing nodes")?.items)
+}
+
+/// The nodes that Daisy has been on.
+async fn marked(client: &Client) -> Result<BTreeSet<String>> {
+    let has = |node: &Node| node.annotations().contains_key(labels::NODE_ADDRESS);
+    Ok(all_nodes(client).await?.iter().filter(|node| has(node)).map(ResourceExt::name_any).collect())
 }
 
 /// Marks the local Cluster as leaving; `None` where there is none, so that only remains are to be removed.
@@ -68,40 +92,79 @@ async fn announce(client: &Client) -> Result<Option<String>> {
     Ok(Some(name))
 }
 
-async fn wait(
+/// Has the syncer withdraw what this cluster exports and imports; without one, does it.
+async fn withdraw(client: &Client, id: &str, deadline: Instant, progress: &mut Progress) -> Result<()> {
+    let clusters: Api<Cluster> = Api::namespaced(client.clone(), labels::SYSTEM_NAMESPACE);
+    let mut silent: Option<Instant> = None;
+    loop {
+        let Some(cluster) = clusters.get_opt(id).await? else { break };
+        if conditions::is_true(&cluster.status.unwrap_or_default().conditions, "Left") {
+            break;
+        }
+        let replicas = syncer_replicas(client).await?;
+        silent = if replicas.is_some_and(|ready| ready > 0) { None } else { silent.or_else(|| Some(Instant::now())) };
+        let silent_for = silent.map_or(Duration::ZERO, |since| since.elapsed());
+        // One that has been deleted does not come back.
+        if replicas.is_none() || silent_for > SYNCER_GRACE || Instant::now() > deadline {
+            progress.done(&remains::tell_broker(client).await);
+            remains::delete_imports(client).await?;
+            progress.done("imports are removed (by this command, since the syncer did not)");
+            return Ok(());
+        }
+        progress.waiting("the syncer to withdraw this cluster's exports and imports");
+        tokio::time::sleep(Duration::from_millis(50)).await;
+    }
+    progress.done("exports and imports are withdrawn");
+    Ok(())
+}
+
+/// How many syncers are ready; `None` where there is no Deployment of it.
+async fn syncer_replicas(client: &Client) -> Result<Option<i32>> {
+    let api: Api<Deployment> = Api::namespaced(client.clone(), labels::SYSTEM_NAMESPACE);
+    let deployment = api.get_opt("daisy-syncer").await.context("reading Deployment daisy-system/daisy-syncer")?;
+    Ok(deployment.map(|object| object.status.and_then(|status| status.ready_replicas).unwrap_or(0)))
+}
+
+/// Puts route-agents on the nodes that clean them.
+async fn send_cleaners(client: &Client, options: &Leave) -> Result<()> {
+    let arguments = vec![("route-agent", vec!["--clean".to_owned(), "--hold".to_owned(), "1s".to_owned()])];
+    let settings = Settings { image: options.image.clone(), workers: 1, arguments };
+    let applier = Applier::new(client.clone());
+    for object in manifests::foundations()? {
+        applier.apply(&object).await?;
+    }
+    for object in manifests::workloads(&settings)?.iter().filter(|object| object.name_any() == "daisy-route-agent") {
+        applier.apply(object).await?;
+    }
+    Ok(())
+}
+
+/// Waits until each of these nodes is clean. Returns those that are not: not Ready, or out of time.
+async fn clean_nodes(
+    client: &Client,
+    marked: &BTreeSet<String>,
     deadline: Instant,
     progress: &mut Progress,
-    what: &str,
-    done: impl AsyncFn() -> Result<Option<String>>,
-) -> Result<()> {
+) -> Result<BTreeSet<String>> {
     loop {
-        let Some(still) = done().await? else { return Ok(()) };
-        progress.waiting(&format!("waiting for {what} ({still})"));
-        if Instant::now() > deadline {
-            bail!(
-                "gave up waiting for {what}: {still}; run `daisy leave` again, with a longer --timeout if that is what it needs"
-            );
+        let all = all_nodes(client).await?;
+        let unclean = |node: &&Node| {
+            marked.contains(&node.name_any()) && node.annotations().get(labels::NODE_STATE).is_none_or(|state| state != "clean")
+        };
+        let unclean: Vec<&Node> = all.iter().filter(unclean).collect();
+        let waiting: Vec<String> = unclean.iter().filter(|node| nodes::is_ready(node)).map(|node| node.name_any()).collect();
+        if waiting.is_empty() || Instant::now() > deadline {
+            if unclean.is_empty() && !marked.is_empty() {
+                progress.done("every node is clean");
+            }
+            return Ok(unclean.into_iter().map(ResourceExt::name_any).collect());
         }
+        progress.waiting(&format!("every node to be clean, once the hold on its routes is over ({})", waiting.join(", ")));
         tokio::time::sleep(Duration::from_millis(50)).await;
     }
 }
 
-async fn withdrawn(client: &Client, id: &str) -> Result<Option<String>> {
-    let api: Api<Cluster> = Api::namespaced(client.clone(), labels::SYSTEM_NAMESPACE);
-    let Some(cluster) = api.get_opt(id).await? else { return Ok(None) };
-    let list = cluster.status.unwrap_or_default().conditions;
-    Ok(if conditions::is_true(&list, "Left") { None } else { Some(format!("Cluster {id} is not yet Left")) })
-}
-
-async fn clean(client: &Client) -> Result<Option<String>> {
-    let api: Api<Node> = Api::all(client.clone());
-    let nodes = api.list(&ListParams::default()).await?.items;
-    let state = |n: &&Node| n.annotations().get(labels::NODE_STATE).is_none_or(|v| v != "clean");
-    let not_yet: Vec<String> = nodes.iter().filter(state).map(Node::name_any).collect();
-    Ok(if not_yet.is_empty() { None } else { Some(not_yet.join(", ")) })
-}
-
-async fn remove(client: &Client, progress: &mut Progress, deadline: Instant) -> Result<()> {
+async fn remove(client: &Client, unclean: &BTreeSet<String>, progress: &mut Progress) -> Result<()> {
     progress.waiting("removing Daisy's objects");
     let applier = Applier::new(client.clone());
     for object in manifests::any_workloads()?.iter().rev() {
@@ -109,69 +172,89 @@ async fn remove(client: &Client, progress: &mut Progress, deadline: Instant) -> 
     }
     let secrets: Api<Secret> = Api::namespaced(client.clone(), labels::SYSTEM_NAMESPACE);
     let ours = format!("{}={}", labels::MANAGED_BY, labels::MANAGED_BY_DAISY);
-    for secret in secrets.list(&ListParams::default().labels(&ours)).await.map(|l| l.items).unwrap_or_default() {
-        secrets.delete(&secret.name_any(), &DeleteParams::default()).await.context("deleting Daisy's Secrets")?;
+    for secret in secrets.list(&ListParams::default().labels(&ours)).await.map(|list| list.items).unwrap_or_default() {
+        gone(secrets.delete(&secret.name_any(), &DeleteParams::default()).await.map(drop))
+            .context("deleting Daisy's Secrets")?;
     }
     // A route-agent that still runs would mark its node once more.
-    let pods: Api<Pod> = Api::namespaced(client.clone(), labels::SYSTEM_NAMESPACE);
-    wait(deadline, progress, "Daisy's pods to end", async || {
-        let running = pods.list(&ListParams::default().labels("app.kubernetes.io/name=daisy")).await?.items;
-        Ok(running.first().map(ResourceExt::name_any))
-    })
-    .await?;
-    unmark_nodes(client).await?;
+    pods_end(client, progress).await?;
+    unmark_nodes(client, unclean).await?;
+    remains::delete_imports(client).await?;
     // The kinds go last, each only while nobody else's objects need it.
     for object in manifests::foundations()?.iter().rev() {
-        if in_use(client, &object.name_any()).await? {
+        if remains::in_use(client, &object.name_any()).await? {
             progress.done(&format!("{} stays: there are objects of that kind that are not Daisy's", apply::describe(object)));
             continue;
         }
         applier.delete(object).await?;
     }
-    let namespaces: Api<Namespace> = Api::all(client.clone());
     for name in [labels::GATEWAY_KEYS_NAMESPACE, labels::SYSTEM_NAMESPACE] {
-        wait(deadline, progress, &format!("namespace {name} to be gone"), async || {
-            Ok(namespaces.get_opt(name).await?.map(|_| "it is ending".to_owned()))
-        })
-        .await?;
+        namespace_gone(client, name, progress).await?;
     }
     Ok(())
 }
 
-/// Whether a CRD still has objects that somebody else needs: users' exports, or a broker's Clusters on the same API server.
-async fn in_use(client: &Client, name: &str) -> Result<bool> {
-    let count = match name {
-        "serviceexports.multicluster.x-k8s.io" => {
-            Api::<ServiceExport>::all(client.clone()).list(&ListParams::default()).await.map(|l| l.items.len())
-        }
-        "serviceimports.multicluster.x-k8s.io" => {
-            Api::<ServiceImport>::all(client.clone()).list(&ListParams::default()).await.map(|l| l.items.len())
-        }
-        "clusters.daisy.supercluster.local" => {
-            let namespaces: Api<Namespace> = Api::all(client.clone());
-            return Ok(namespaces.get_opt(labels::BROKER_NAMESPACE).await?.is_some());
-        }
-        _ => return Ok(false),
-    };
-    match count {
-        Ok(count) => Ok(count > 0),
-        Err(kube::Error::Api(status)) if status.code == 404 => Ok(false),
-        Err(error) => Err(error).with_context(|| format!("listing what {name} defines")),
+/// What was to be deleted and is not there is deleted.
+pub(super) fn gone(deleted: kube::Result<()>) -> kube::Result<()> {
+    match deleted {
+        Err(kube::Error::Api(status)) if status.code == 404 => Ok(()),
+        other => other,
     }
 }
 
-async fn unmark_nodes(client: &Client) -> Result<()> {
+/// Waits for Daisy's pods; those on nodes that are not Ready, where nobody would end them, are struck off.
+async fn pods_end(client: &Client, progress: &mut Progress) -> Result<()> {
+    let pods: Api<Pod> = Api::namespaced(client.clone(), labels::SYSTEM_NAMESPACE);
+    let started = Instant::now();
+    loop {
+        let running =
+            pods.list(&ListParams::default().labels("app.kubernetes.io/name=daisy")).await.context("listing pods")?.items;
+        let Some(first) = running.first() else { return Ok(()) };
+        if started.elapsed() > GONE_WITHIN {
+            bail!("pod daisy-system/{} does not end: look at its node; `daisy leave` can be run again", first.name_any());
+        }
+        progress.waiting(&format!("Daisy's pods to end ({})", first.name_any()));
+        let away: BTreeSet<String> =
+            all_nodes(client).await?.iter().filter(|node| !nodes::is_ready(node)).map(ResourceExt::name_any).collect();
+        let on_away = |pod: &&Pod| pod.spec.as_ref().and_then(|spec| spec.node_name.as_ref()).is_some_and(|n| away.contains(n));
+        for pod in running.iter().filter(on_away) {
+            let at_once = DeleteParams { grace_period_seconds: Some(0), ..DeleteParams::default() };
+            gone(pods.delete(&pod.name_any(), &at_once).await.map(drop))
+                .context("striking off a pod of a node that is not Ready")?;
+        }
+        tokio::time::sleep(Duration::from_millis(100)).await;
+    }
+}
+
+/// Waits until the namespace is gone, or says what holds it.
+pub(super) async fn namespace_gone(client: &Client, name: &str, progress: &mut Progress) -> Result<()> {
+    let namespaces: Api<Namespace> = Api::all(client.clone());
+    let started = Instant::now();
+    while let Some(namespace) = namespaces.get_opt(name).await? {
+        if started.elapsed() > GONE_WITHIN {
+            let conditions = namespace.status.and_then(|status| status.conditions).unwrap_or_default();
+            let why: Vec<String> = conditions.into_iter().filter(|c| c.status == "True").filter_map(|c| c.message).collect();
+            bail!("namespace {name} does not go: {}; once what holds it is gone, it goes by itself", why.join("; "));
+        }
+        progress.waiting(&format!("namespace {name} to be gone"));
+        tokio::time::sleep(Duration::from_millis(100)).await;
+    }
+    Ok(())
+}
+
+/// Takes Daisy's marks off the nodes. Those that could not be cleaned keep theirs: by them the next leave knows.
+async fn unmark_nodes(client: &Client, unclean: &BTreeSet<String>) -> Result<()> {
     let api: Api<Node> = Api::all(client.clone());
     let annotations = [labels::NODE_ADDRESS, labels::NODE_STATE];
-    for node in api.list(&ListParams::default()).await?.items {
+    for node in all_nodes(client).await? {
+        let name = node.name_any();
         let marked =
             annotations.iter().any(|a| node.annotations().contains_key(*a)) || node.labels().contains_key(labels::GATEWAY_NODE);
-        if marked {
+        if marked && !unclean.contains(&name) {
             let patch = serde_json::json!({ "metadata": {
                 "labels": { labels::GATEWAY_NODE: null },
                 "annotations": { labels::NODE_ADDRESS: null, labels::NODE_STATE: null },
             }});
-            let name = node.name_any();
             api.patch(&name, &PatchParams::default(), &Patch::Merge(&patch))
                 .await
                 .with_context(|| format!("taking Daisy's marks off node {name}"))?;

@@ -11,7 +11,9 @@ pub(crate) mod lab;
 mod leave;
 mod look;
 mod nodes;
+mod remains;
 mod show;
+mod uninstall;
 
 use anyhow::Result;
 use clap::CommandFactory;
@@ -29,6 +31,7 @@ pub(crate) async fn run(command: Command) -> Result<()> {
         Command::Evict(options) => broker::evict(options).await,
         Command::Join(options) => join::run(options).await,
         Command::Leave(options) => leave::run(options).await,
+        Command::Uninstall(options) => uninstall::run(options).await,
         Command::Export(what) => export::export(what).await,
         Command::Unexport(what) => export::unexport(what).await,
         Command::KindConfig(options) => kind_config::run(options).await,

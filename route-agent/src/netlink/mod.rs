@@ -8,7 +8,7 @@ use std::net::IpAddr;
 
 use daisy_api::labels::{TUNNEL_DEVICE, VXLAN_DEVICE};
 use futures::TryStreamExt as _;
-use rtnetlink::packet_route::link::{LinkAttribute, LinkMessage};
+use rtnetlink::packet_route::link::{InfoKind, LinkAttribute, LinkInfo, LinkMessage};
 use rtnetlink::{Handle, LinkUnspec};
 use tokio::task::JoinHandle;
 
@@ -55,6 +55,21 @@ impl Network {
         let change = || format!("let device {device} take packets from sources whose routes lead elsewhere");
         self.handle.link().set(message).execute().await.map_err(|cause| NodeError::Change { change: change(), cause })
     }
+}
+
+impl Network {
+    /// Removes the tunnel device, and says whether it was there. One of this name that is no TUN device is not ours, and stays.
+    pub(crate) async fn remove_tunnel(&self) -> Result<bool, NodeError> {
+        let Some(link) = self.link(TUNNEL_DEVICE).await?.filter(is_tun) else { return Ok(false) };
+        let removed = self.handle.link().del(link.header.index).execute().await;
+        let failed = |cause| NodeError::Change { change: format!("remove device {TUNNEL_DEVICE}"), cause };
+        removed.map(|()| true).or_else(|error| if perform::is_gone(&error) { Ok(false) } else { Err(failed(error)) })
+    }
+}
+
+fn is_tun(link: &LinkMessage) -> bool {
+    let is = |info: &LinkInfo| matches!(info, LinkInfo::Kind(InfoKind::Tun));
+    link.attributes.iter().any(|a| matches!(a, LinkAttribute::LinkInfo(infos) if infos.iter().any(is)))
 }
 
 /// The name of the tunnel or VXLAN device that a device has, if it is one of these.

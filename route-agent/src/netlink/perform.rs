@@ -39,7 +39,7 @@ fn family_of(ipv6: bool) -> AddressFamily {
 }
 
 /// Whether the kernel says that what is to go is not there.
-fn is_gone(error: &rtnetlink::Error) -> bool {
+pub(super) fn is_gone(error: &rtnetlink::Error) -> bool {
     let rtnetlink::Error::NetlinkError(message) = error else { return false };
     [libc::ENOENT, libc::ESRCH, libc::ENODEV, libc::EADDRNOTAVAIL].contains(&-message.raw_code())
 }
