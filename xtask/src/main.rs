@@ -1,6 +1,8 @@
 //! The chores of this repository: `cargo xtask crds|test|bench`.
 
 mod bench;
+mod image;
+mod kubernetes;
 mod run;
 mod test;
 
@@ -21,7 +23,23 @@ enum Chore {
     /// Writes manifests/crds from the types in api/.
     Crds,
     /// Every test: formatting, lints, docs, unit and property tests, the simulation, the embedded server, the walk.
-    Test,
+    Test {
+        /// Only these; else all but those on Kubernetes.
+        #[command(subcommand)]
+        what: Option<What>,
+    },
+    /// Makes Daisy's image archive, `daisy:VERSION`, without Docker, and prints its path.
+    Image {
+        /// The dev profile, with shared libraries packed beside it: quick to build, larger, slower.
+        #[arg(long)]
+        dev: bool,
+        /// The file to write; else one in target/image.
+        #[arg(long)]
+        output: Option<PathBuf>,
+    },
+    /// Real clusters on this machine, in network namespaces.
+    #[command(subcommand)]
+    Kubernetes(kubernetes::Bed),
     /// Measures, and prints a table: work, who, value, unit.
     Bench {
         /// What to measure.
@@ -33,11 +51,24 @@ enum Chore {
     },
 }
 
+/// Tests that want something of their own.
+#[derive(Subcommand)]
+enum What {
+    /// On real Kubernetes: brings a bed up, runs every case, takes it down. Wants root.
+    Kubernetes(kubernetes::Test),
+}
+
 fn main() -> Result<()> {
     let root = root()?;
     match Arguments::parse().chore {
         Chore::Crds => crds(&root),
-        Chore::Test => test::run(&root),
+        Chore::Test { what: None } => test::run(&root),
+        Chore::Test { what: Some(What::Kubernetes(options)) } => kubernetes::test(&root, options),
+        Chore::Image { dev, output } => {
+            println!("{}", image::run(&root, dev, output)?.display());
+            Ok(())
+        }
+        Chore::Kubernetes(chore) => kubernetes::run(&root, chore),
         Chore::Bench { name, json } => bench::run(&root, name, json),
     }
 }

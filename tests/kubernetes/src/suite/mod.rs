@@ -1,0 +1,89 @@
+//! The tests: every case on one bed, one after the other, each with its time.
+
+mod bed_itself;
+mod dataplane;
+mod discovery;
+mod report;
+mod stage;
+mod supercluster;
+mod walk;
+mod workloads;
+
+use std::path::PathBuf;
+use std::time::Instant;
+
+use anyhow::Result;
+
+use crate::bed::{self, Bed};
+use report::Report;
+use stage::Stage;
+
+/// What is to be tested, and where.
+#[derive(Debug, Clone)]
+pub struct Options {
+    /// The bed's name.
+    pub bed: String,
+    /// Take a bed that is up, if one of that name is, and leave it up.
+    pub keep: bool,
+    /// Only the cases whose names contain one of these.
+    pub only: Vec<String>,
+    /// Daisy's image archive.
+    pub image: PathBuf,
+    /// The image's name in manifests.
+    pub image_name: String,
+    /// The `daisy` that is typed on the clusters' hosts.
+    pub daisy: PathBuf,
+}
+
+/// One case: its name, and what it does.
+struct Case {
+    name: &'static str,
+    test: fn(&mut Stage) -> Result<()>,
+    /// Without it nothing after it means anything.
+    needed: bool,
+}
+
+const fn case(name: &'static str, test: fn(&mut Stage) -> Result<()>) -> Case {
+    Case { name, test, needed: false }
+}
+
+const fn needed(name: &'static str, test: fn(&mut Stage) -> Result<()>) -> Case {
+    Case { name, test, needed: true }
+}
+
+/// All cases, in their order.
+fn cases() -> Vec<Case> {
+    let mut cases = bed_itself::before();
+    cases.extend(supercluster::begin());
+    cases.extend(walk::cases());
+    cases.extend(dataplane::cases());
+    cases.extend(discovery::cases());
+    cases.extend(supercluster::end());
+    cases.extend(bed_itself::after());
+    cases
+}
+
+/// Runs them.
+///
+/// # Errors
+/// When a case fails, after all that can be run have been.
+pub fn run(options: &Options) -> Result<()> {
+    let started = Instant::now();
+    let bed = match Bed::open(&options.bed) {
+        Ok(bed) if options.keep => bed,
+        _ => bed::up(&bed::Options { name: options.bed.clone(), clusters: 3, nodes: 2, nat: 2 })?,
+    };
+    println!("bed {} is up after {:.1} s; logs: {}", options.bed, started.elapsed().as_secs_f64(), bed.logs().display());
+    let mut report = Report::new();
+    let mut stage = Stage::new(bed, options)?;
+    for case in cases() {
+        let wanted = case.needed || options.only.is_empty() || options.only.iter().any(|part| case.name.contains(part));
+        if wanted && !report.run(case.name, || (case.test)(&mut stage)) && case.needed {
+            break;
+        }
+    }
+    if !options.keep {
+        report.run("bed: down leaves nothing", || bed::down(&options.bed));
+    }
+    report.end(started.elapsed(), &stage.logs())
+}

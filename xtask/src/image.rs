@@ -1,0 +1,50 @@
+//! `cargo xtask image`: Daisy's image archive, without Docker.
+
+use std::path::{Path, PathBuf};
+use std::process::Command;
+
+use anyhow::{Context, Result, bail};
+use daisy_kubernetes_tests::images;
+
+/// The most that the released image's archive may have: what a laptop pulls without a thought.
+const SIZE_MAX: u64 = 30 << 20;
+
+/// Builds Daisy and packs it; returns the archive. `dev` takes the dev profile and shared libraries: quick to build, for trying out.
+pub(crate) fn run(root: &Path, dev: bool, output: Option<PathBuf>) -> Result<PathBuf> {
+    let target = target(root);
+    let version = env!("CARGO_PKG_VERSION");
+    let built = if dev { build(root, &["build", "--package", "daisy"])?.join("debug/daisy") } else { build_static(root)? };
+    let folder = target.join("image");
+    let name = if dev { format!("daisy-{version}-dev.tar") } else { format!("daisy-{version}.tar") };
+    let archive = output.unwrap_or_else(|| folder.join(name));
+    images::daisy(&built, &folder.join("daisy"), &format!("daisy:{version}"), &archive)?;
+    let size = archive.metadata()?.len();
+    if !dev && size > SIZE_MAX {
+        bail!("{} has {} MiB; it is to have at most {}", archive.display(), size >> 20, SIZE_MAX >> 20);
+    }
+    eprintln!("daisy:{version}, {:.1} MiB", size as f64 / f64::from(1 << 20));
+    Ok(archive)
+}
+
+/// Where cargo puts what it builds.
+pub(crate) fn target(root: &Path) -> PathBuf {
+    std::env::var_os("CARGO_TARGET_DIR").map_or_else(|| root.join("target"), PathBuf::from)
+}
+
+fn build(root: &Path, words: &[&str]) -> Result<PathBuf> {
+    let status = Command::new("cargo").args(words).current_dir(root).status().context("starting cargo")?;
+    if !status.success() {
+        bail!("cargo {} failed ({status})", words.join(" "));
+    }
+    Ok(target(root))
+}
+
+/// A release build that needs no library of the system: with the target named, build scripts and macros are not made static too.
+fn build_static(root: &Path) -> Result<PathBuf> {
+    let output = Command::new("rustc").arg("-vV").output().context("starting rustc")?;
+    let text = String::from_utf8_lossy(&output.stdout).into_owned();
+    let host = text.lines().find_map(|line| line.strip_prefix("host: ")).context("rustc -vV names no host")?;
+    let flags = format!("target.{host}.rustflags=[\"-Ctarget-feature=+crt-static\"]");
+    let target = build(root, &["build", "--release", "--package", "daisy", "--target", host, "--config", &flags])?;
+    Ok(target.join(host).join("release/daisy"))
+}

@@ -1,0 +1,134 @@
+//! `cargo xtask kubernetes`: real clusters on this machine.
+
+use std::path::{Path, PathBuf};
+
+use anyhow::{Context, Result};
+use clap::Subcommand;
+use daisy_kubernetes_tests::{bed, components, suite};
+
+/// What to do with a bed.
+#[derive(Subcommand)]
+pub(crate) enum Bed {
+    /// Brings real clusters up in network namespaces, and prints the path of a kubeconfig with a context for each.
+    Up {
+        #[command(flatten)]
+        name: Name,
+        /// How many clusters: staging, local, c3, …
+        #[arg(long, default_value_t = 2)]
+        clusters: usize,
+        /// How many nodes in each.
+        #[arg(long, default_value_t = 2)]
+        nodes: usize,
+        /// How many of the clusters, the last ones, are behind NAT.
+        #[arg(long, default_value_t = 1)]
+        nat: usize,
+    },
+    /// Puts an image archive on every node.
+    LoadImage {
+        #[command(flatten)]
+        name: Name,
+        /// The archive, as `docker save` or `cargo xtask image` makes it.
+        archive: PathBuf,
+        /// Only on the nodes of this cluster.
+        #[arg(long)]
+        cluster: Option<String>,
+    },
+    /// Runs a command on a host: a node, CLUSTER-router, internet, broker, or CLUSTER for its control plane.
+    Exec {
+        #[command(flatten)]
+        name: Name,
+        /// The host.
+        place: String,
+        /// The command and its arguments.
+        #[arg(trailing_var_arg = true, allow_hyphen_values = true, required = true)]
+        command: Vec<String>,
+    },
+    /// Lists the beds, their hosts and how much memory each takes.
+    Status,
+    /// Ends a bed and removes all of it.
+    Down {
+        #[command(flatten)]
+        name: Name,
+    },
+    /// Builds the components, if they are not built yet, and prints their folder.
+    Components,
+    /// The first process of a bed.
+    #[command(hide = true)]
+    Hold { folder: PathBuf },
+    /// The first process of a host.
+    #[command(hide = true)]
+    Host { folder: PathBuf, host: String },
+}
+
+/// Which bed.
+#[derive(clap::Args)]
+pub(crate) struct Name {
+    /// The bed's name; beds of other names do not disturb each other.
+    #[arg(long, default_value = "default")]
+    name: String,
+}
+
+/// Does it.
+pub(crate) fn run(root: &Path, chore: Bed) -> Result<()> {
+    match chore {
+        Bed::Up { name: Name { name }, clusters, nodes, nat } => {
+            let bed = bed::up(&bed::Options { name, clusters, nodes, nat })?;
+            offer_daisy(root, &bed)?;
+            println!("export KUBECONFIG={}", bed.kubeconfig().display());
+            Ok(())
+        }
+        Bed::LoadImage { name, archive, cluster } => bed::Bed::open(&name.name)?.load_image(&archive, cluster.as_deref()),
+        Bed::Exec { name, place, command } => {
+            let bed = bed::Bed::open(&name.name)?;
+            let status = bed.command(&place, &command)?.status().with_context(|| format!("starting {}", command[0]))?;
+            std::process::exit(status.code().unwrap_or(128));
+        }
+        Bed::Status => {
+            print!("{}", bed::status()?);
+            Ok(())
+        }
+        Bed::Down { name } => bed::down(&name.name),
+        Bed::Components => {
+            println!("{}", components::build()?.display());
+            Ok(())
+        }
+        Bed::Hold { folder } => bed::init::hold(&folder),
+        Bed::Host { folder, host } => bed::init::host(&folder, &host),
+    }
+}
+
+/// What of the tests on Kubernetes is wanted.
+#[derive(clap::Args)]
+pub(crate) struct Test {
+    #[command(flatten)]
+    name: Name,
+    /// Leaves the bed up, and takes the one that is up: for trying again quickly.
+    #[arg(long)]
+    keep: bool,
+    /// With Daisy as the dev profile builds it, shared libraries packed beside it; else as it is released.
+    #[arg(long)]
+    dev: bool,
+    /// Only the cases whose names contain one of these, and those that all others need.
+    only: Vec<String>,
+}
+
+/// Runs them.
+pub(crate) fn test(root: &Path, options: Test) -> Result<()> {
+    let image = crate::image::run(root, options.dev, None)?;
+    suite::run(&suite::Options {
+        bed: options.name.name,
+        keep: options.keep,
+        only: options.only,
+        image,
+        image_name: format!("daisy:{}", env!("CARGO_PKG_VERSION")),
+        daisy: crate::image::target(root).join("image/daisy"),
+    })
+}
+
+/// Puts the `daisy` that was built last into the path of commands on the bed's hosts, so that it is what is tried out there.
+fn offer_daisy(root: &Path, bed: &bed::Bed) -> Result<()> {
+    let target = crate::image::target(root);
+    let built = ["debug/daisy", "release/daisy"].map(|file| target.join(file));
+    let newest = built.iter().filter_map(|file| Some((file.metadata().ok()?.modified().ok()?, file))).max();
+    newest.map_or(Ok(()), |(_, file)| bed.offer(file, "daisy"))
+}
