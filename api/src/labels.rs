@@ -29,9 +29,16 @@ pub const CLUSTER_ROLE_REMOTE: &str = "remote";
 pub const IMPORT_NAMESPACE: &str = "daisy.supercluster.local/import-namespace";
 /// On an import's Service and EndpointSlices: the name of what is imported.
 pub const IMPORT_NAME: &str = "daisy.supercluster.local/import-name";
-/// Annotation on an import's Service: the clusters that export it and since when (`a=2026-01-01T00:00:00Z,b=…`), so that a syncer
-/// that starts while the broker is away knows whose import this is.
+/// Annotation on an import's Service: the clusters that export it, since when, and at which sequence of their Export records
+/// (`a=2026-01-01T00:00:00Z#1767225600000,b=…`), so that a syncer that starts while the broker is away, or from an old copy, knows
+/// whose import this is.
 pub const IMPORT_EXPORTS: &str = "daisy.supercluster.local/import-exports";
+/// Annotation on an import's EndpointSlice: the sequence of the ExportEndpoints record that it was made of, so that a syncer that
+/// starts anew does not take an older one from a broker that was restored from an old copy.
+pub const RECORD_SEQUENCE: &str = "daisy.supercluster.local/record-sequence";
+/// Annotation on a remote Cluster in `daisy-system`: the sequence of a heartbeat by which the cluster vouched for all its records. What a
+/// broker shows of an earlier sequence, and is not imported, was withdrawn before.
+pub const VOUCHED_SEQUENCE: &str = "daisy.supercluster.local/vouched-sequence";
 /// Annotation on a Cluster in `daisy-system`: its Member as it was last seen (JSON), so that a syncer that starts while the broker
 /// is away, empty or restored from an old copy still knows it.
 pub const MEMBER: &str = "daisy.supercluster.local/member";

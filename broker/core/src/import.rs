@@ -11,7 +11,7 @@ use std::net::IpAddr;
 
 use daisy_api::labels::{
     IMPORT_EXPORTS, IMPORT_NAME, IMPORT_NAMESPACE, MANAGED_BY, MANAGED_BY_DAISY, MCS_SERVICE_NAME, MCS_SOURCE_CLUSTER,
-    SLICE_MANAGED_BY, SLICE_MANAGED_BY_DAISY, SLICE_SERVICE_NAME, SYSTEM_NAMESPACE,
+    RECORD_SEQUENCE, SLICE_MANAGED_BY, SLICE_MANAGED_BY_DAISY, SLICE_SERVICE_NAME, SYSTEM_NAMESPACE,
 };
 use daisy_api::names::short_hash;
 use daisy_api::{
@@ -36,11 +36,20 @@ fn labels<const N: usize>(pairs: [(&str, &str); N]) -> Option<BTreeMap<String, S
     Some(pairs.into_iter().map(|(key, value)| (key.to_owned(), value.to_owned())).collect())
 }
 
-/// The clusters that export an import, and since when: what its Service's annotation holds for a syncer that starts anew.
-pub type Exporters = BTreeMap<ClusterId, Timestamp>;
+/// Since when a cluster exports an import, and at which sequence it last said so.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Exporter {
+    /// When it was exported.
+    pub since: Timestamp,
+    /// The sequence of its Export record; 0 where none is known.
+    pub sequence: u64,
+}
+
+/// The clusters that export an import: what its Service's annotation holds for a syncer that starts anew.
+pub type Exporters = BTreeMap<ClusterId, Exporter>;
 
 fn exporters_text(exporters: &Exporters) -> String {
-    exporters.iter().map(|(id, since)| format!("{id}={since}")).collect::<Vec<_>>().join(",")
+    exporters.iter().map(|(id, one)| format!("{id}={}#{}", one.since, one.sequence)).collect::<Vec<_>>().join(",")
 }
 
 /// Reads the annotation of an import's Service. What does not parse is left out.
@@ -48,7 +57,11 @@ fn exporters_text(exporters: &Exporters) -> String {
 pub fn exporters(service: &Service) -> Exporters {
     let text = service.metadata.annotations.as_ref().and_then(|a| a.get(IMPORT_EXPORTS)).map_or("", String::as_str);
     let pairs = text.split(',').filter_map(|pair| pair.split_once('='));
-    pairs.filter_map(|(id, since)| Some((ClusterId::new(id).ok()?, since.parse().ok()?))).collect()
+    let read = |text: &str| {
+        let (since, sequence) = text.split_once('#').unwrap_or((text, "0"));
+        Some(Exporter { since: since.parse().ok()?, sequence: sequence.parse().ok()? })
+    };
+    pairs.filter_map(|(id, text)| Some((ClusterId::new(id).ok()?, read(text)?))).collect()
 }
 
 /// The address families of an import here: those of the merged export that this cluster has.
@@ -179,10 +192,13 @@ pub fn slice<'a>(
     }
     let endpoints: Vec<SliceEndpoint> = endpoints.into_iter().take(ENDPOINTS_MAX).filter_map(endpoint).collect();
     let name = format!("{}-{cluster}-{}", key.import_service_name(), slice_suffix(key, record));
+    let sequence = spec.envelope.sequence;
     Some(EndpointSlice {
         metadata: ObjectMeta {
             namespace: Some(SYSTEM_NAMESPACE.to_owned()),
             name: Some(name),
+            // The cluster's own endpoints come from no record.
+            annotations: (sequence > 0).then(|| [(RECORD_SEQUENCE.to_owned(), sequence.to_string())].into()),
             labels: labels([
                 (SLICE_SERVICE_NAME, &key.import_service_name()),
                 (SLICE_MANAGED_BY, SLICE_MANAGED_BY_DAISY),
@@ -196,6 +212,13 @@ pub fn slice<'a>(
         endpoints,
         ports: Some(ports),
     })
+}
+
+/// The sequence of the record that a slice was made of; 0 where it does not say.
+#[must_use]
+pub fn sequence_of(slice: &EndpointSlice) -> u64 {
+    let annotations = slice.metadata.annotations.as_ref();
+    annotations.and_then(|annotations| annotations.get(RECORD_SEQUENCE)?.parse().ok()).unwrap_or(0)
 }
 
 /// Never a node name or a target: they would mean something else here, or nothing.
@@ -217,6 +240,7 @@ fn endpoint(endpoint: &Endpoint) -> Option<SliceEndpoint> {
 pub fn mcs_slice(key: &ServiceKey, slice: &EndpointSlice) -> EndpointSlice {
     let mut copy = slice.clone();
     copy.metadata.namespace = Some(key.namespace.to_string());
+    copy.metadata.annotations = None;
     // Another name: in daisy-system itself both exist side by side.
     copy.metadata.name = copy.metadata.name.map(|name| format!("mcs-{name}"));
     if let Some(labels) = &mut copy.metadata.labels {

@@ -5,6 +5,8 @@
 //! absent after a list ▶ suspect: stands ──▶ DELETED is seen ────────────────────────────▶ gone
 //!                                      └──▶ a heartbeat written later than the record,
 //!                                           whose digest is that of what is listed ─────▶ gone
+//! older than known, or ▶ left aside ──▶ such a heartbeat ─────────────────────────────────▶ stands as it is listed
+//! withdrawn before
 //! no newer heartbeat for some intervals, and no probe answered ──▶ silent: endpoints leave the imports
 //! ```
 //!
@@ -13,8 +15,8 @@
 //! nothing that a broker lost, or that an old copy of it lacks, can look like that.
 
 mod member;
+mod records;
 
-use std::collections::BTreeMap;
 use std::time::Duration;
 
 use daisy_api::{ClusterSpec, ExportEndpointsSpec, ExportSpec, HeartbeatSpec, MemberSpec, ServiceKey};
@@ -25,172 +27,17 @@ use crate::object::Kind;
 use crate::time::Now;
 
 pub use member::{KnownMember, MemberChange};
+pub use records::{Contents, Records, Standing};
 
-/// A record's contents: all have an envelope.
-pub trait Contents: Clone {
-    /// The sequence in it.
-    fn sequence(&self) -> u64;
-}
-
-macro_rules! contents {
-    ($($kind:ty),*) => { $(impl Contents for $kind {
-        fn sequence(&self) -> u64 {
-            self.envelope.sequence
-        }
-    })* };
-}
-contents!(ClusterSpec, ExportSpec, ExportEndpointsSpec);
-
-/// A record that stands.
-#[derive(Clone, Debug)]
-pub struct Standing<T> {
-    /// What it said at the greatest sequence seen.
-    pub spec: T,
-    /// What the broker shows now, where that is older than what stands (a broker restored from an old copy).
-    older: Option<Box<T>>,
-    /// Whether the broker shows it now, in whatever state.
-    listed: bool,
-    /// The list in which it was last seen.
-    epoch: u64,
-    /// Made from what a former run left in this cluster, not from a record.
-    adopted: bool,
-    /// Another cluster under the same name may write it: whatever comes next is taken.
-    forgotten: bool,
-}
-
-impl<T: Contents> Standing<T> {
-    fn seen(spec: T, epoch: u64) -> Self {
-        Self { spec, older: None, listed: true, epoch, adopted: false, forgotten: false }
-    }
-
-    /// A record that a former run of this syncer had taken: it stands until it is known better.
-    pub fn adopted(spec: T) -> Self {
-        Self { spec, older: None, listed: false, epoch: 0, adopted: true, forgotten: false }
-    }
-
-    /// Whether the broker shows it.
-    pub fn listed(&self) -> bool {
-        self.listed
-    }
-
-    /// Whether it comes from a former run, and the broker has not shown it since.
-    pub fn is_adopted(&self) -> bool {
-        self.adopted
-    }
-
-    fn shown_sequence(&self) -> u64 {
-        self.older.as_deref().unwrap_or(&self.spec).sequence()
-    }
-
-    /// Takes a newer sight of it. Returns whether what stands changed.
-    fn see(&mut self, spec: T, epoch: u64) -> bool {
-        (self.listed, self.epoch) = (true, epoch);
-        let forgotten = std::mem::take(&mut self.forgotten);
-        if !self.adopted && !forgotten && spec.sequence() < self.spec.sequence() {
-            self.older = Some(Box::new(spec));
-            return false;
-        }
-        (self.spec, self.older, self.adopted) = (spec, None, false);
-        true
-    }
-
-    /// Forgets the greater sequence; `None` where the broker shows nothing.
-    fn reset(self) -> Option<Self> {
-        let listed = self.listed;
-        listed.then(|| match self.older {
-            Some(older) => Self { spec: *older, older: None, forgotten: true, ..self },
-            None => Self { forgotten: true, ..self },
-        })
-    }
-}
-
-/// Records of one kind of one cluster, by name.
-#[derive(Clone, Debug)]
-pub struct Records<T>(BTreeMap<String, Standing<T>>);
-
-impl<T> Default for Records<T> {
-    fn default() -> Self {
-        Self(BTreeMap::new())
-    }
-}
-
-impl<T: Contents> Records<T> {
-    /// Takes a sight of a record. Returns whether what stands changed.
-    pub fn see(&mut self, name: &str, spec: T, epoch: u64) -> bool {
-        match self.0.get_mut(name) {
-            Some(standing) => standing.see(spec, epoch),
-            None => {
-                self.0.insert(name.to_owned(), Standing::seen(spec, epoch));
-                true
-            }
-        }
-    }
-
-    /// Marks a record as shown, though it cannot be read.
-    pub fn touch(&mut self, name: &str, epoch: u64) {
-        if let Some(standing) = self.0.get_mut(name) {
-            standing.epoch = epoch;
-        }
-    }
-
-    /// Takes up a record of a former run, where none of this name is known.
-    pub fn adopt(&mut self, name: &str, spec: T) {
-        self.0.entry(name.to_owned()).or_insert_with(|| Standing::adopted(spec));
-    }
-
-    /// Removes a record that was deleted.
-    pub fn remove(&mut self, name: &str) -> Option<T> {
-        self.0.remove(name).map(|standing| standing.spec)
-    }
-
-    /// The record of this name.
-    pub fn get(&self, name: &str) -> Option<&Standing<T>> {
-        self.0.get(name)
-    }
-
-    /// All of them, by name.
-    pub fn iter(&self) -> impl Iterator<Item = (&str, &Standing<T>)> {
-        self.0.iter().map(|(name, standing)| (name.as_str(), standing))
-    }
-
-    /// Those whose names begin so.
-    pub fn beginning<'a>(&'a self, text: &'a str) -> impl Iterator<Item = (&'a str, &'a Standing<T>)> {
-        let from = self.0.range::<str, _>((std::ops::Bound::Included(text), std::ops::Bound::Unbounded));
-        from.take_while(move |(name, _)| name.starts_with(text)).map(|(name, standing)| (name.as_str(), standing))
-    }
-
-    /// Whether there are none.
-    pub fn is_empty(&self) -> bool {
-        self.0.is_empty()
-    }
-
-    /// A list is complete: what it did not name is suspect. Returns how many became so.
-    fn sweep(&mut self, epoch: u64) -> usize {
-        let absent = self.0.values_mut().filter(|standing| standing.listed && standing.epoch != epoch);
-        absent.map(|standing| (standing.listed, standing.older) = (false, None)).count()
-    }
-
-    fn has_suspects(&self) -> bool {
-        self.0.values().any(|standing| !standing.listed)
-    }
-
-    /// Withdraws the suspects that a heartbeat of this sequence disproves.
-    fn disproved(&mut self, sequence: u64, advanced: bool) -> Vec<T> {
-        let gone = |standing: &Standing<T>| {
-            !standing.listed && if standing.adopted { advanced } else { standing.spec.sequence() < sequence }
-        };
-        let names: Vec<String> = self.0.iter().filter(|(_, s)| gone(s)).map(|(name, _)| name.clone()).collect();
-        names.iter().filter_map(|name| self.remove(name)).collect()
-    }
-
-    fn reset(&mut self) {
-        let all = std::mem::take(&mut self.0);
-        self.0 = all.into_iter().filter_map(|(name, standing)| Some((name, standing.reset()?))).collect();
-    }
-
-    fn lines(&self, kind: Kind) -> impl Iterator<Item = (Kind, &str, u64)> {
-        self.0.iter().filter(|(_, s)| s.listed).map(move |(name, s)| (kind, name.as_str(), s.shown_sequence()))
-    }
+/// What a heartbeat brought.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Vouched {
+    /// How many records were withdrawn.
+    pub withdrawn: usize,
+    /// What stands otherwise than before.
+    pub keys: Vec<ServiceKey>,
+    /// Whether there were records that it has outlived: a syncer that starts anew has to know until when.
+    pub passed: bool,
 }
 
 /// The heartbeats of a cluster, as observed here.
@@ -215,6 +62,11 @@ pub struct Peer {
     pub endpoints: Records<ExportEndpointsSpec>,
     /// Its heartbeats.
     pub pulse: Option<Pulse>,
+    /// The sequence of the newest heartbeat whose digest was that of what was listed. All that stood then was listed, so a record that
+    /// is new here and not newer than that was withdrawn before: an old copy of the broker shows it.
+    floor: u64,
+    /// The floor for a later run: it need not be written each time, only after something was withdrawn.
+    pub kept_floor: u64,
     /// When its last sign of life came, by this process's clock: a heartbeat that advanced, or its first sight.
     pub heard: Now,
     /// Whether it is given up for now: its endpoints are withdrawn.
@@ -231,6 +83,8 @@ impl Peer {
             exports: Records::default(),
             endpoints: Records::default(),
             pulse: None,
+            floor: 0,
+            kept_floor: 0,
             heard: now,
             silent: false,
         }
@@ -246,10 +100,28 @@ impl Peer {
             && self.pulse.is_none()
     }
 
-    /// Takes a sight of its Member.
-    pub fn see_member(&mut self, metadata: &ObjectMeta, spec: MemberSpec, epoch: u64) -> MemberChange {
+    /// Takes a sight of an export, in the list of this epoch or after it.
+    pub fn see_export(&mut self, name: &str, spec: ExportSpec, epoch: u64) -> bool {
+        self.exports.see(name, spec, (epoch, self.floor))
+    }
+
+    /// Takes a sight of endpoints, in the list of this epoch or after it.
+    pub fn see_endpoints(&mut self, name: &str, spec: ExportEndpointsSpec, epoch: u64) -> bool {
+        self.endpoints.see(name, spec, (epoch, self.floor))
+    }
+
+    /// Takes up the floor that a former run had come to; what it left of records is to be taken up after that.
+    pub fn adopt_floor(&mut self, floor: u64) {
+        self.exports.outlive(floor);
+        self.endpoints.outlive(floor);
+        self.floor = self.floor.max(floor);
+        self.kept_floor = self.kept_floor.max(floor);
+    }
+
+    /// Takes a sight of its Member, in the list of this epoch or (`live`) as it is written.
+    pub fn see_member(&mut self, metadata: &ObjectMeta, spec: MemberSpec, (epoch, live): (u64, bool)) -> MemberChange {
         let change = match &mut self.member {
-            Some(member) => member.see(metadata, spec, epoch),
+            Some(member) => member.see(metadata, spec, (epoch, live)),
             None => {
                 self.member = Some(KnownMember::first(metadata, spec, epoch));
                 MemberChange::Changed
@@ -311,12 +183,18 @@ impl Peer {
         self.cluster.reset();
         self.exports.reset();
         self.endpoints.reset();
-        self.pulse = None;
+        (self.pulse, self.floor, self.kept_floor) = (None, 0, 0);
     }
 
     /// Takes a heartbeat. Returns whether it is a sign of life: newer than what was known.
     pub fn beat(&mut self, spec: HeartbeatSpec, now: Now) -> bool {
         let Some(pulse) = &self.pulse else {
+            if self.floor > 0 && spec.sequence >= self.floor {
+                // No old copy, so what it lists and is not imported is merely not allowed, or new.
+                self.exports.revive();
+                self.endpoints.revive();
+                self.floor = 0;
+            }
             self.pulse = Some(Pulse { spec, advanced: false });
             return false;
         };
@@ -328,20 +206,23 @@ impl Peer {
         true
     }
 
-    /// Withdraws the suspects that its newest heartbeat disproves. Returns what they were exports and endpoints of.
-    pub fn resolve(&mut self) -> Vec<ServiceKey> {
-        let Some(pulse) = &self.pulse else { return Vec::new() };
-        if !self.exports.has_suspects() && !self.endpoints.has_suspects() {
-            return Vec::new();
-        }
+    /// Takes the broker's word for all that its newest heartbeat vouches for as listed.
+    pub fn resolve(&mut self) -> Vouched {
+        let mut vouched = Vouched::default();
+        // What was listed when a heartbeat agreed with it is settled until the next.
+        let Some(pulse) = self.pulse.as_ref().filter(|pulse| pulse.spec.sequence > self.floor) else { return vouched };
         let lines = self.exports.lines(Kind::Export).chain(self.endpoints.lines(Kind::ExportEndpoints));
         if digest(lines).0 != pulse.spec.digest {
-            return Vec::new();
+            return vouched;
         }
-        let (sequence, advanced) = (pulse.spec.sequence, pulse.advanced);
-        let mut keys: Vec<ServiceKey> = self.exports.disproved(sequence, advanced).iter().map(ExportSpec::key).collect();
-        keys.extend(self.endpoints.disproved(sequence, advanced).iter().map(ExportEndpointsSpec::key));
-        keys
+        let heartbeat = (pulse.spec.sequence, pulse.advanced);
+        self.exports.vouched(heartbeat, &mut vouched, ExportSpec::key);
+        self.endpoints.vouched(heartbeat, &mut vouched, ExportEndpointsSpec::key);
+        self.floor = pulse.spec.sequence;
+        if vouched.passed {
+            self.kept_floor = self.floor;
+        }
+        vouched
     }
 
     /// How long its silence is borne: `intervals` of its own heartbeat's and a margin. What it says of its interval counts up to

@@ -3,29 +3,28 @@
 
 use std::collections::BTreeMap;
 
-use daisy_api::labels::{MCS_SOURCE_CLUSTER, MEMBER, SYSTEM_NAMESPACE};
+use daisy_api::labels::{MCS_SOURCE_CLUSTER, MEMBER, SYSTEM_NAMESPACE, VOUCHED_SEQUENCE};
 use daisy_api::{Cluster, ClusterId, Envelope, ExportEndpointsSpec, ExportSpec, ExportType, ServiceImport, ServiceKey};
 use k8s_openapi::api::core::v1::Service;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
-use k8s_openapi::jiff::Timestamp;
 
 use super::Syncer;
 use super::agenda::Work;
-use crate::import;
+use crate::import::{self, Exporter};
 use crate::service::{self, LocalService, ServiceKind};
 use crate::time::Now;
 use crate::vouch::{KnownMember, MemberChange};
 
 /// An export as the import that it became tells of it.
-fn export_of(key: &ServiceKey, service: &Service, import: Option<&ServiceImport>, since: Timestamp) -> ExportSpec {
+fn export_of(key: &ServiceKey, service: &Service, import: Option<&ServiceImport>, exporter: Exporter) -> ExportSpec {
     let short = LocalService::of(service);
     let map = |map: Option<&BTreeMap<String, String>>| crate::qualified::labels(map.unwrap_or(&BTreeMap::new()));
     let annotations = import.and_then(|import| import.metadata.annotations.clone()).unwrap_or_default();
     ExportSpec {
-        envelope: Envelope::default(),
+        envelope: Envelope { sequence: exporter.sequence, signature: None },
         namespace: key.namespace.clone(),
         name: key.name.clone(),
-        exported_at: Time(since),
+        exported_at: Time(exporter.since),
         type_: if short.kind == ServiceKind::Headless { ExportType::Headless } else { ExportType::ClusterSetIp },
         ports: short.ports,
         cluster_ips: Vec::new(),
@@ -42,12 +41,14 @@ fn export_of(key: &ServiceKey, service: &Service, import: Option<&ServiceImport>
 impl Syncer {
     /// Takes up what is there, where the broker has not said it better already.
     pub(super) fn adopt(&mut self, now: Now) {
+        let believable = Self::believable(now);
         let member = |cluster: &Cluster| {
             cluster.metadata.annotations.as_ref()?.get(MEMBER).and_then(|text| KnownMember::from_text(text))
         };
-        let clusters: Vec<_> =
-            self.here.clusters.iter().map(|(name, cluster)| (name.clone(), cluster.spec.clone(), member(cluster))).collect();
-        for (name, spec, member) in clusters {
+        let floor = |cluster: &Cluster| cluster.metadata.annotations.as_ref()?.get(VOUCHED_SEQUENCE)?.parse::<u64>().ok();
+        let here = self.here.clusters.iter();
+        let clusters: Vec<_> = here.map(|(name, one)| (name.clone(), one.spec.clone(), member(one), floor(one))).collect();
+        for (name, spec, member, floor) in clusters {
             let Ok(id) = ClusterId::new(name.as_str()) else { continue };
             if id == self.id {
                 member.into_iter().for_each(|member| self.own.peer.adopt_member(member));
@@ -56,6 +57,7 @@ impl Syncer {
             }
             let peer = self.peer(&id, now);
             peer.cluster.adopt(&name, spec);
+            peer.adopt_floor(floor.unwrap_or(0).min(believable));
             member.into_iter().for_each(|member| peer.adopt_member(member));
             self.expect_member(&id, now);
             self.mark(Work::Peer(id), now);
@@ -79,13 +81,14 @@ impl Syncer {
         let Some(service) = self.here.import_services.get(&name) else { return };
         let import = self.here.service_imports.get(key).filter(|import| super::watch::is_ours(&import.metadata));
         let exports: Vec<(ClusterId, ExportSpec)> =
-            import::exporters(service).into_iter().map(|(id, since)| (id, export_of(key, service, import, since))).collect();
+            import::exporters(service).into_iter().map(|(id, one)| (id, export_of(key, service, import, one))).collect();
         let mut endpoints: Vec<(ClusterId, String, ExportEndpointsSpec)> = Vec::new();
         for ((namespace, name), slice) in self.here.our_slices.of(key) {
             let source = slice.metadata.labels.as_ref().and_then(|labels| labels.get(MCS_SOURCE_CLUSTER));
             let Some(id) = source.and_then(|id| ClusterId::new(id.as_str()).ok()) else { continue };
             let record = import::record_of(key, &id, name).filter(|_| namespace == SYSTEM_NAMESPACE);
-            if let (Some(record), Some(spec)) = (record, service::endpoints(key, slice)) {
+            if let (Some(record), Some(mut spec)) = (record, service::endpoints(key, slice)) {
+                spec.envelope.sequence = import::sequence_of(slice);
                 endpoints.push((id, record, spec));
             }
         }

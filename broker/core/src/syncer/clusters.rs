@@ -7,6 +7,7 @@ use daisy_api::conditions::{self, READY, Wanted};
 use daisy_api::keys::PublicKey;
 use daisy_api::labels::{
     CLUSTER_ROLE, CLUSTER_ROLE_LOCAL, CLUSTER_ROLE_REMOTE, MANAGED_BY, MANAGED_BY_DAISY, MEMBER, SYSTEM_NAMESPACE,
+    VOUCHED_SEQUENCE,
 };
 use daisy_api::{Cluster, ClusterId, ClusterSpec, ClusterStatus, Envelope, GatewayRecord, MemberSpec};
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
@@ -20,7 +21,7 @@ use crate::managed::{Managed, Overlay};
 use crate::object::{Kind, Place, Reference};
 use crate::policy;
 use crate::time::Now;
-use crate::vouch::KnownMember;
+use crate::vouch::Peer;
 
 /// The most clusters that a record can say are consumed.
 const CONSUMES_MAX: usize = 1024;
@@ -45,10 +46,13 @@ fn bare(member: &MemberSpec) -> ClusterSpec {
     }
 }
 
-/// A copy in `daisy-system`, with the Member beside it for a syncer that starts anew.
-fn copy(id: &ClusterId, role: &str, spec: ClusterSpec, member: Option<&KnownMember>) -> Cluster {
+/// A copy in `daisy-system`, with the Member beside it, and how far it was vouched for, for a syncer that starts anew.
+fn copy(id: &ClusterId, role: &str, spec: ClusterSpec, peer: Option<&Peer>) -> Cluster {
     let mut cluster = object(id, SYSTEM_NAMESPACE.to_owned(), Some(role), spec);
-    cluster.metadata.annotations = member.map(|member| [(MEMBER.to_owned(), member.to_text())].into());
+    let member = peer.and_then(|peer| Some((MEMBER.to_owned(), peer.member.as_ref()?.to_text())));
+    let floor = peer.map(|peer| peer.kept_floor).filter(|floor| *floor > 0);
+    let floor = floor.map(|floor| (VOUCHED_SEQUENCE.to_owned(), floor.to_string()));
+    cluster.metadata.annotations = Some(member.into_iter().chain(floor).collect());
     cluster
 }
 
@@ -121,7 +125,7 @@ impl Syncer {
                 let leaving = local.is_some_and(|cluster| cluster.spec.leaving);
                 let envelope = Envelope { sequence, signature: None };
                 let desired = ClusterSpec { envelope, leaving, ..spec };
-                let desired = copy(&self.id, CLUSTER_ROLE_LOCAL, desired, self.own.peer.member.as_ref());
+                let desired = copy(&self.id, CLUSTER_ROLE_LOCAL, desired, Some(&self.own.peer));
                 if let Some(verb) = decide(local, Some(desired)) {
                     self.agenda.submit(self.cluster_reference(Place::Here, &self.id), verb, (&work, since), now);
                 }
@@ -283,7 +287,7 @@ impl Syncer {
         let desired = wanted.as_ref().map(|(spec, ..)| {
             // Whether it is leaving is between it and the registrar: here it is a member until its Member goes.
             let spec = ClusterSpec { leaving: false, ..spec.clone() };
-            copy(id, CLUSTER_ROLE_REMOTE, spec, self.peers.get(id).and_then(|peer| peer.member.as_ref()))
+            copy(id, CLUSTER_ROLE_REMOTE, spec, self.peers.get(id))
         });
         let work = Work::Peer(id.clone());
         let verb = decide(observed, desired);

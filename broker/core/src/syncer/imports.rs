@@ -19,7 +19,7 @@ use super::note::Note;
 use super::store::Name;
 use super::watch::is_ours;
 use crate::export::endpoints_name;
-use crate::import::{self, Source};
+use crate::import::{self, Exporter, Source};
 use crate::merge::{Merged, merge};
 use crate::object::{Kind, Object, Place, Reference};
 use crate::policy;
@@ -199,7 +199,10 @@ impl Syncer {
         families: &[IpFamily],
         offers: &BTreeMap<ClusterId, ExportSpec>,
     ) -> Plan {
-        let exporters = offers.iter().map(|(id, spec)| (id.clone(), spec.exported_at.0)).collect();
+        let exporters = offers
+            .iter()
+            .map(|(id, spec)| (id.clone(), Exporter { since: spec.exported_at.0, sequence: spec.envelope.sequence }))
+            .collect();
         let mut slices: Vec<EndpointSlice> = Vec::new();
         let mut judged: Vec<(Reference, Option<String>)> = Vec::new();
         for id in offers.keys() {
@@ -282,6 +285,8 @@ impl Syncer {
         let mut verbs: Vec<(Reference, Verb)> = Vec::new();
         let name = (SYSTEM_NAMESPACE.to_owned(), key.import_service_name());
         let service = plan.service.is_some();
+        // A later run knows by the Service whose an import's slices are, and would take them for strays without it.
+        let made = self.here.import_services.get(&name).is_some();
         let stray: Vec<Name> = self.here.import_services.of(key).map(|(name, _)| name.clone()).filter(|n| *n != name).collect();
         for one in stray.iter().chain([&name]) {
             let desired = if *one == name { plan.service.take() } else { None };
@@ -293,7 +298,8 @@ impl Syncer {
             let verb = decide(self.here.our_slices.get(&one), plan.slices.remove(&one));
             // EndpointSlices of a namespace that ends go with it.
             let doomed = self.here.namespaces.get(&one.0).is_none_or(|namespace| namespace.terminating);
-            if !(doomed && matches!(verb, Some(Verb::Create(_)))) || (one.0 == SYSTEM_NAMESPACE && service) {
+            let creates = matches!(verb, Some(Verb::Create(_)));
+            if !creates || (made && (!doomed || (one.0 == SYSTEM_NAMESPACE && service))) {
                 verbs.extend(verb.map(|verb| (here(Kind::EndpointSlice, &one), verb)));
             }
         }

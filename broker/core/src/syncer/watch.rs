@@ -36,7 +36,7 @@ impl Syncer {
     pub fn handle_watch(&mut self, place: Place, kind: Kind, change: Change, now: Now) {
         match change {
             Change::Started => *self.epochs.entry((place, kind)).or_default() += 1,
-            Change::Listed(object) => self.see(place, object, now),
+            Change::Listed(object) => self.see(place, object, false, now),
             Change::Applied(object) => self.see_unless_outdated(place, object, now),
             Change::Deleted(object) => {
                 let reference = object.reference(place);
@@ -108,15 +108,15 @@ impl Syncer {
 
     pub(super) fn see_unless_outdated(&mut self, place: Place, object: Object, now: Now) {
         if !self.is_outdated(place, &object) {
-            self.see(place, object, now);
+            self.see(place, object, true, now);
         }
     }
 
-    fn see(&mut self, place: Place, mut object: Object, now: Now) {
+    fn see(&mut self, place: Place, mut object: Object, live: bool, now: Now) {
         object.metadata_mut().managed_fields = None;
         match place {
             Place::Here => self.see_here(object, now),
-            Place::Broker => self.see_broker(object, now),
+            Place::Broker => self.see_broker(object, live, now),
         }
     }
 
@@ -277,7 +277,7 @@ impl Syncer {
         }
     }
 
-    fn see_broker(&mut self, object: Object, now: Now) {
+    fn see_broker(&mut self, object: Object, live: bool, now: Now) {
         let epoch = self.epoch(Place::Broker, object.kind());
         let (namespace, name) = (object.namespace().to_owned(), object.name().to_owned());
         if let Object::Member(member) = object {
@@ -285,7 +285,7 @@ impl Syncer {
             let own = id == self.id;
             let peer = if own { &mut self.own.peer } else { self.peer(&id, now) };
             let new = peer.member.is_none();
-            let change = peer.see_member(&member.metadata, member.spec, epoch);
+            let change = peer.see_member(&member.metadata, member.spec, (epoch, live));
             self.member_changed(&id, change, new, now);
             return;
         }
@@ -298,14 +298,14 @@ impl Syncer {
         }
         match object {
             Object::Cluster(cluster) => {
-                self.peer(&id, now).cluster.see(&name, cluster.spec, epoch);
+                self.peer(&id, now).cluster.see(&name, cluster.spec, (epoch, 0));
                 self.mark(Work::Peer(id), now);
             }
             Object::Heartbeat(heartbeat) if name == id.as_str() => self.see_heartbeat(&id, heartbeat.spec, now),
             Object::Export(export) => {
                 let key = export.spec.key();
                 let was = self.peer(&id, now).exports.get(&name).map(|standing| standing.spec.key());
-                self.peer(&id, now).exports.see(&name, export.spec, epoch);
+                self.peer(&id, now).see_export(&name, export.spec, epoch);
                 self.offering.entry(key.clone()).or_default().insert(id.clone());
                 for key in was.into_iter().filter(|was| *was != key).chain([key.clone()]) {
                     self.mark(Work::Import(key), now);
@@ -316,7 +316,7 @@ impl Syncer {
             Object::ExportEndpoints(endpoints) => {
                 let key = endpoints.spec.key();
                 let was = self.peer(&id, now).endpoints.get(&name).map(|standing| standing.spec.key());
-                self.peer(&id, now).endpoints.see(&name, endpoints.spec, epoch);
+                self.peer(&id, now).see_endpoints(&name, endpoints.spec, epoch);
                 for key in was.into_iter().filter(|was| *was != key).chain([key.clone()]) {
                     self.mark(Work::Import(key), now);
                 }

@@ -108,8 +108,12 @@ impl Syncer {
 
     pub(super) fn see_heartbeat(&mut self, id: &ClusterId, spec: HeartbeatSpec, now: Now) {
         let peer = self.peer(id, now);
-        let was_silent = peer.silent;
+        let (was_silent, first) = (peer.silent, peer.pulse.is_none());
         let beat = peer.beat(spec, now);
+        if first {
+            let keys = peer.keys();
+            self.offered(id, keys, now);
+        }
         if beat && was_silent {
             self.note(Note::Heard { cluster: id.clone() });
             self.mark_imports_of(id, now);
@@ -123,15 +127,26 @@ impl Syncer {
 
     pub(super) fn resolve(&mut self, id: &ClusterId, now: Now) {
         let Some(peer) = self.peers.get_mut(id) else { return };
-        let keys = peer.resolve();
-        if keys.is_empty() {
+        let vouched = peer.resolve();
+        if vouched.passed {
+            self.mark(Work::Peer(id.clone()), now);
+        }
+        if vouched.keys.is_empty() {
             return;
         }
-        self.note(Note::Withdrawn { cluster: id.clone(), records: keys.len() });
+        if vouched.withdrawn > 0 {
+            self.note(Note::Withdrawn { cluster: id.clone(), records: vouched.withdrawn });
+        }
+        self.offered(id, vouched.keys, now);
+        self.mark(Work::Peer(id.clone()), now);
+    }
+
+    /// What stands of these of a cluster may have changed.
+    fn offered(&mut self, id: &ClusterId, keys: Vec<ServiceKey>, now: Now) {
         for key in keys {
+            self.offering.entry(key.clone()).or_default().insert(id.clone());
             self.mark(Work::Import(key), now);
         }
-        self.mark(Work::Peer(id.clone()), now);
     }
 
     /// Reads anew, from all gateways, which clusters answer probes.

@@ -15,6 +15,11 @@ const SEEN_MAX: usize = 16;
 pub struct KnownMember {
     /// What it says.
     pub spec: MemberSpec,
+    /// Which object it was, and how often it had been written: an earlier version that was never seen here is told by that.
+    #[serde(default)]
+    uid: Option<String>,
+    #[serde(default)]
+    generation: i64,
     /// Marks of the versions that were seen, the newest last.
     seen: Vec<String>,
     /// What the broker shows now, where that is an earlier version: its mark and contents.
@@ -56,21 +61,26 @@ fn mark(metadata: &ObjectMeta, spec: &MemberSpec) -> String {
 impl KnownMember {
     /// The first sight of it.
     pub(super) fn first(metadata: &ObjectMeta, spec: MemberSpec, epoch: u64) -> Self {
-        Self { seen: vec![mark(metadata, &spec)], spec, older: None, epoch, listed: true }
+        let (uid, generation) = (metadata.uid.clone(), metadata.generation.unwrap_or(0));
+        Self { uid, generation, seen: vec![mark(metadata, &spec)], spec, older: None, epoch, listed: true }
     }
 
-    /// Another sight of it.
-    pub(super) fn see(&mut self, metadata: &ObjectMeta, spec: MemberSpec, epoch: u64) -> MemberChange {
+    /// Another sight of it, in a list or (`live`) as it is written.
+    pub(super) fn see(&mut self, metadata: &ObjectMeta, spec: MemberSpec, (epoch, live): (u64, bool)) -> MemberChange {
         (self.epoch, self.listed) = (epoch, true);
         let mark = mark(metadata, &spec);
         self.older = None;
         if self.seen.last() == Some(&mark) {
             return MemberChange::None;
         }
-        if self.seen.contains(&mark) {
+        let known = self.seen.contains(&mark);
+        let earlier = self.uid == metadata.uid && metadata.generation.unwrap_or(0) < self.generation;
+        // What is written now is no old copy, whatever a restored server counts it as.
+        if known || (earlier && !live) {
             self.older = Some((mark, spec));
             return MemberChange::Older;
         }
+        (self.uid, self.generation) = (metadata.uid.clone(), metadata.generation.unwrap_or(0));
         self.take(mark, spec)
     }
 
@@ -78,6 +88,8 @@ impl KnownMember {
     pub(super) fn take_older(&mut self) -> MemberChange {
         match self.older.take() {
             Some((mark, spec)) => {
+                // How the server counts from here on is seen with the next version.
+                self.generation = 0;
                 self.seen.retain(|seen| *seen != mark);
                 self.take(mark, spec)
             }
@@ -101,7 +113,8 @@ impl KnownMember {
     /// What a former run knew, together with what the broker has shown since.
     pub(super) fn with(self, shown: Self) -> Self {
         let newest = shown.seen.last().cloned();
-        let older = newest.is_some_and(|mark| self.seen.contains(&mark) && self.seen.last() != Some(&mark));
+        let known = newest.is_some_and(|mark| self.seen.contains(&mark) && self.seen.last() != Some(&mark));
+        let older = known || (self.uid == shown.uid && shown.generation < self.generation);
         if older {
             let mark = shown.seen.last().cloned().unwrap_or_default();
             return Self { older: Some((mark, shown.spec)), epoch: shown.epoch, listed: shown.listed, ..self };

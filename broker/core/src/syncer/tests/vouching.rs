@@ -82,12 +82,15 @@ fn what_was_withdrawn_while_nobody_listened_goes_by_the_next_heartbeat() {
 }
 
 #[test]
-fn the_same_over_a_restart_takes_a_heartbeat_that_advances() {
+fn the_same_over_a_restart_takes_a_heartbeat_that_is_newer_than_the_records() {
     let mut world = with_import();
+    world.put_broker(export("b", "shop/cart", 9, 0));
+    world.put_broker(endpoints("b", "shop/cart", 10, &[7]));
+    world.settle();
     world.disconnect();
     world.remove(Place::Broker, Kind::Export, "daisy-cluster-b", "cart.shop");
     world.remove(Place::Broker, Kind::ExportEndpoints, "daisy-cluster-b", "cart.shop.abc");
-    world.beat("b", 10);
+    world.beat("b", 8);
     world.restart();
     world.connect();
     world.settle();
@@ -268,4 +271,85 @@ fn heartbeats_come_once_an_interval_and_agree() {
         panic!("no heartbeat");
     };
     assert_eq!(ours.spec.digest, seen.spec.digest, "as readers compute it");
+}
+
+#[test]
+fn an_old_copy_brings_nothing_back() {
+    for restart in [false, true] {
+        let mut world = with_import();
+        let old = world.broker.objects.clone();
+        world.remove(Place::Broker, Kind::Export, "daisy-cluster-b", "cart.shop");
+        world.remove(Place::Broker, Kind::ExportEndpoints, "daisy-cluster-b", "cart.shop.abc");
+        world.settle();
+        assert!(world.import_service("shop/cart").is_none());
+        world.beat("b", 10);
+        world.settle();
+        world.disconnect();
+        world.broker.objects = old;
+        if restart {
+            world.restart();
+        }
+        world.connect();
+        world.settle();
+        assert!(world.import_service("shop/cart").is_none(), "it was withdrawn");
+        world.put_broker(export("b", "shop/cart", 20, 0));
+        world.settle();
+        assert!(world.import_service("shop/cart").is_some(), "it is exported anew");
+    }
+}
+
+#[test]
+fn an_old_copy_and_a_restart_bring_no_older_endpoints() {
+    let mut world = with_import();
+    let old = world.broker.objects.clone();
+    world.put_broker(endpoints("b", "shop/cart", 5, &[8]));
+    world.settle();
+    world.disconnect();
+    world.broker.objects = old;
+    world.restart();
+    world.connect();
+    world.settle();
+    assert_eq!(world.addresses("shop/cart"), ["10.2.0.8"]);
+    // Its cluster has started anew as well, and has pod 7 again: the record is as it is to be, and it vouches for it.
+    world.beat("b", 9);
+    world.settle();
+    assert_eq!(world.addresses("shop/cart"), ["10.2.0.7"]);
+}
+
+#[test]
+fn an_old_copy_of_a_member_changes_no_grant_for_a_while() {
+    let mut world = World::started();
+    world.put_broker(member("b", "none"));
+    world.put_broker(cluster("b", 1));
+    world.settle();
+    let old = world.broker.objects.clone();
+    world.put_broker(member("b", "all"));
+    world.put_broker(export("b", "shop/cart", 2, 0));
+    world.put_broker(endpoints("b", "shop/cart", 3, &[7]));
+    world.settle();
+    assert_eq!(world.addresses("shop/cart"), ["10.2.0.7"]);
+    world.disconnect();
+    world.broker.objects.extend(old);
+    world.restart();
+    world.connect();
+    world.pass(MINUTE);
+    assert_eq!(world.addresses("shop/cart"), ["10.2.0.7"]);
+    assert!(world.notes.iter().any(|note| matches!(note, Note::BrokerOlder { .. })));
+    // Nobody sets it right: then it is so.
+    world.pass(MINUTE * 3);
+    assert!(world.import_service("shop/cart").is_none());
+    world.put_broker(member("b", "all"));
+    world.settle();
+    assert!(world.import_service("shop/cart").is_some());
+}
+
+#[test]
+fn a_sequence_beyond_belief_is_dropped() {
+    let mut world = with_import();
+    world.put_broker(endpoints("b", "shop/cart", u64::MAX / 2, &[9]));
+    world.settle();
+    assert_eq!(world.addresses("shop/cart"), ["10.2.0.7"]);
+    world.put_broker(endpoints("b", "shop/cart", 10, &[8]));
+    world.settle();
+    assert_eq!(world.addresses("shop/cart"), ["10.2.0.8"]);
 }

@@ -491,6 +491,13 @@ impl World {
         true
     }
 
+    /// Delivers one change, or performs one action. Returns whether there was one.
+    pub(super) fn stir(&mut self) -> bool {
+        Kind::HERE.iter().any(|kind| self.deliver(Place::Here, *kind))
+            || Kind::BROKER.iter().any(|kind| self.deliver(Place::Broker, *kind))
+            || self.act()
+    }
+
     /// Delivers and performs everything, time standing still.
     pub(super) fn settle(&mut self) {
         for _ in 0..100_000 {
@@ -584,6 +591,8 @@ impl World {
                 if let Some(annotations) = &mut metadata.annotations {
                     annotations.remove(daisy_api::labels::IMPORT_EXPORTS);
                     annotations.remove(daisy_api::labels::MEMBER);
+                    annotations.remove(daisy_api::labels::RECORD_SEQUENCE);
+                    annotations.remove(daisy_api::labels::VOUCHED_SEQUENCE);
                 }
                 let conditions = match &mut object {
                     Object::Cluster(o) => {
