@@ -134,6 +134,11 @@ impl Agenda {
                 .any(|(r, u)| r.place == Place::Broker && u.works.iter().any(|w| matches!(w, Work::Export(_))))
     }
 
+    /// Whether a write to the broker for this work is under way.
+    pub(super) fn writes_to_broker(&self, work: &Work) -> bool {
+        self.under_way.iter().any(|(reference, write)| reference.place == Place::Broker && write.works.contains(work))
+    }
+
     // === time ===
 
     pub(super) fn set(&mut self, timer: Timer, at: Duration) {

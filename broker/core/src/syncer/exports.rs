@@ -134,12 +134,29 @@ impl Syncer {
         records
     }
 
+    /// Whether this cluster's nodes may be taken to let others in: they follow the ServiceExports whose status says `Valid`, and hear of
+    /// it at about the time at which its writing is acknowledged here.
+    fn is_open(&self, key: &ServiceKey) -> bool {
+        let status = self.service_export(key).and_then(|export| export.status.as_ref());
+        status.is_some_and(|status| conditions::is_true(&status.conditions, conditions::VALID))
+    }
+
+    /// Whether others may be sent here by records that the broker has, or is about to have: not counting those that it refuses to let go.
+    fn has_records(&self, key: &ServiceKey) -> bool {
+        let exports = self.own.exports.of(key).map(|((_, name), _)| (Kind::Export, name));
+        let endpoints = self.own.endpoints.of(key).map(|((_, name), _)| (Kind::ExportEndpoints, name));
+        let free = |(kind, name): (Kind, &String)| !self.own.refused.contains_key(&self.own_reference(kind, name));
+        exports.chain(endpoints).any(free) || self.agenda.writes_to_broker(&Work::Export(key.clone()))
+    }
+
     pub(super) fn decide_export(&mut self, key: &ServiceKey, since: Duration, now: Now) {
         let judged = self.judge_export(key);
         let offered = match &judged {
             Some(Ok(spec)) if self.leaving.is_none() && self.own.member().is_some() => Some(spec.clone()),
-            _ => None,
+            Some(Ok(_) | Err(_)) | None => None,
         };
+        // Nodes first: a connection that comes before they let it in is lost, and tried again only after a second (RFC 6298).
+        let offered = offered.filter(|_| self.is_open(key) || self.has_records(key));
         let endpoints = if offered.is_some() { self.own_endpoints(key) } else { BTreeMap::new() };
         if offered.is_none() {
             self.own.not_offered.remove(key);
@@ -187,6 +204,10 @@ impl Syncer {
             _ => endpoints.contains_key(name),
         };
         stands.retain(|(kind, name), _| wanted(*kind, name));
+        // Whatever was refused before: the broker has it now.
+        for (kind, name) in stands.iter().filter(|(_, stand)| stand.current).map(|(at, _)| at) {
+            self.own.refused.remove(&self.own_reference(*kind, name));
+        }
         // Records of a cluster that is no member are the registrar's to remove.
         if self.broker_synced() && (self.own.is_member() || self.leaving.is_some()) {
             let exports = self.own.exports.of(key).map(|((_, name), o)| (Kind::Export, name, o.metadata.uid.clone()));
@@ -230,6 +251,11 @@ impl Syncer {
 
     pub(super) fn decide_conditions(&mut self, key: &ServiceKey, since: Duration, now: Now) {
         let Some(judged) = self.judge_export(key) else { return };
+        let up = matches!(self.link, Link::Up(_)) && self.own.is_member();
+        if judged.is_err() && self.is_open(key) && up && self.has_records(key) {
+            // And nodes last: first nobody is sent here any longer. The end of that writing brings it here again.
+            return;
+        }
         let conflicts = self.conflicts.get(key).map_or(&[][..], Vec::as_slice);
         let wanted = export::conditions(judged.as_ref().map(|_| ()), &self.progress(key), conflicts);
         let Some(export) = self.service_export(key) else { return };

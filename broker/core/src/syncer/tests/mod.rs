@@ -2,6 +2,7 @@
 
 mod interleaving;
 mod leave;
+mod order;
 mod scenarios;
 mod vouching;
 mod world;
