@@ -10,6 +10,7 @@ use daisy_broker_core::time::Now;
 
 use crate::objects;
 use crate::store::{Event, Store};
+use crate::trace::{self, Trace};
 
 /// A watch: how far it has read, and whether it must list first.
 #[derive(Clone, Copy, Debug, Default)]
@@ -42,10 +43,11 @@ pub(crate) struct SimCluster {
     /// Whether the broker knows its token.
     pub(crate) credential: bool,
     told: Option<bool>,
+    trace: Trace,
 }
 
 impl SimCluster {
-    pub(crate) fn new(number: u8, now: Now) -> Self {
+    pub(crate) fn new(number: u8, now: Now, trace: Trace) -> Self {
         let mut here = Store::new(Place::Here, [10, 100 + number]);
         here.put(objects::namespace("kube-system", false).into(), now.wall);
         here.put(objects::namespace(labels::SYSTEM_NAMESPACE, false).into(), now.wall);
@@ -62,6 +64,7 @@ impl SimCluster {
             linked: true,
             credential: true,
             told: None,
+            trace,
         };
         cluster.start(now);
         cluster
@@ -125,6 +128,10 @@ impl SimCluster {
         let (Some(syncer), Some(stream)) = (self.syncer.as_mut(), self.streams.get_mut(&which)) else { return };
         let (place, kind) = which;
         if !stream.listed {
+            self.trace.tell(now, || {
+                let objects: Vec<String> = store.list(kind).map(trace::object).collect();
+                format!("{} hears the list of {which:?}: {}", self.id, objects.join(", "))
+            });
             syncer.handle_watch(place, kind, Change::Started, now);
             for object in store.list(kind) {
                 syncer.handle_watch(place, kind, Change::Listed(object.clone()), now);
@@ -134,6 +141,10 @@ impl SimCluster {
             return;
         }
         let Some((position, event)) = store.after(stream.position, kind) else { return };
+        self.trace.tell(now, || match event {
+            Event::Applied(object) => format!("{} hears of {}", self.id, trace::object(object)),
+            Event::Deleted(object) => format!("{} hears of the end of {}", self.id, trace::object(object)),
+        });
         let change = match event {
             Event::Applied(object) => Change::Applied(object.clone()),
             Event::Deleted(object) => Change::Deleted(object.clone()),
@@ -154,7 +165,9 @@ impl SimCluster {
         while let Some(action) = syncer.poll_action(now) {
             self.in_flight.push(action);
         }
-        while syncer.poll_note().is_some() {}
+        while let Some(note) = syncer.poll_note() {
+            self.trace.tell(now, || format!("{} notes: {note}", self.id));
+        }
     }
 
     /// Whether a Service of the key is exported by what users did here, the grant apart.

@@ -47,6 +47,12 @@ impl Store {
         Self { place, objects: BTreeMap::new(), log: Vec::new(), revision: 1, uids: 0, service_network, addresses: 10 }
     }
 
+    /// It goes on as another: UIDs are never given twice, whatever a server remembers.
+    pub(crate) fn reborn(mut self, incarnation: u64) -> Self {
+        self.uids = incarnation << 32;
+        self
+    }
+
     pub(crate) fn revision(&self) -> u64 {
         self.revision
     }

@@ -1,5 +1,6 @@
 //! What can happen to the supercluster.
 
+use std::collections::BTreeSet;
 use std::time::Duration;
 
 use daisy_api::{
@@ -22,6 +23,7 @@ impl World {
         let Some(&number) = self.random.pick(&numbers) else { return };
         let keys = model::keys();
         let Some(key) = self.random.pick(&keys).cloned() else { return };
+        self.disagreed_before = self.disagreed();
         match self.random.below(100) {
             0..=24 => self.run_service(number, &key),
             25..=33 => self.stop_service(number, &key),
@@ -55,9 +57,22 @@ impl World {
 
     fn changed(&mut self, number: u8, key: &ServiceKey) {
         self.exempt.exports.insert((number, key.clone()));
-        if !model::agreed(self.clusters.values(), key) {
+        // What stops disagrees no longer, but it did.
+        if self.disagreed_before.contains(key) || !model::agreed(self.clusters.values(), key) {
             self.exempt.keys.insert(key.clone());
         }
+    }
+
+    /// The cluster's exports come or go as a whole.
+    fn changed_whole(&mut self, number: u8) {
+        self.exempt.clusters.insert(number);
+        self.exempt.keys.extend(self.disagreed());
+    }
+
+    /// The names whose exporters disagree. There the oldest is followed (KEP-1645): when another becomes it, the import's type may
+    /// change, for which its Service must be made anew, and its ports, which others' endpoints may not have.
+    fn disagreed(&self) -> BTreeSet<ServiceKey> {
+        model::keys().into_iter().filter(|key| !model::agreed(self.clusters.values(), key)).collect()
     }
 
     /// A Service with pods starts, or changes its pods, or (rarely) its shape.
@@ -225,7 +240,8 @@ impl World {
         let Some(backup) = self.backup.clone().filter(|_| !self.somebody_left) else { return };
         self.broker_forgot = true;
         self.note("the broker is restored from the backup");
-        self.replace_broker(backup);
+        self.incarnations += 1;
+        self.replace_broker(backup.reborn(self.incarnations));
     }
 
     /// The broker comes back empty.
@@ -236,7 +252,8 @@ impl World {
         self.broker_forgot = true;
         self.note("the broker is wiped");
         self.backup = None;
-        self.replace_broker(Store::new(Place::Broker, [0, 0]));
+        self.incarnations += 1;
+        self.replace_broker(Store::new(Place::Broker, [0, 0]).reborn(self.incarnations));
     }
 
     fn change_grant(&mut self, number: u8) {
@@ -255,7 +272,7 @@ impl World {
         }
         self.grants.set(number, grant.clone());
         self.broker.put(objects::member(number, grant.clone()).into(), wall);
-        self.exempt.clusters.insert(number);
+        self.changed_whole(number);
         self.note(format!("c{number}: may now export {grant}"));
     }
 
@@ -331,7 +348,7 @@ impl World {
         cluster.here.put(local.into(), wall);
         cluster.standing = Standing::Leaving;
         self.somebody_left = true;
-        self.exempt.clusters.insert(number);
+        self.changed_whole(number);
         self.note(format!("c{number}: leaves"));
     }
 

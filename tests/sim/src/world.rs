@@ -16,6 +16,7 @@ use crate::model::Grants;
 use crate::objects;
 use crate::random::Random;
 use crate::store::Store;
+use crate::trace::{self, Trace};
 
 /// What went wrong, with how to see it again.
 #[derive(Debug)]
@@ -28,6 +29,8 @@ pub struct Violation {
     pub what: String,
     /// The last things that happened.
     pub history: Vec<String>,
+    /// Every delivery and every write, where the seed was run for that.
+    pub trace: Vec<String>,
 }
 
 impl fmt::Display for Violation {
@@ -66,18 +69,23 @@ pub(crate) struct World {
     pub(crate) grants: Grants,
     pub(crate) exempt: Exempt,
     pub(crate) paths_down: BTreeSet<(u8, u8)>,
+    /// The names whose exporters disagreed before this step.
+    pub(crate) disagreed_before: BTreeSet<ServiceKey>,
+    /// How often the broker lost data.
+    pub(crate) incarnations: u64,
     /// Somebody left since all was last quiet. The broker loses no data then: who did not hear of a leave before the broker
     /// forgot it keeps the cluster until its membership has run out, in days, as it is meant to.
     pub(crate) somebody_left: bool,
     /// The broker lost data since all was last quiet: nobody leaves then, for the same reason.
     pub(crate) broker_forgot: bool,
     history: VecDeque<String>,
+    trace: Trace,
     step: u32,
     actions: u64,
 }
 
 impl World {
-    pub(crate) fn new(seed: u64) -> Self {
+    pub(crate) fn new(seed: u64, trace: Trace) -> Self {
         let mut world = Self {
             seed,
             random: Random::new(seed),
@@ -89,9 +97,12 @@ impl World {
             grants: Grants::default(),
             exempt: Exempt::default(),
             paths_down: BTreeSet::new(),
+            disagreed_before: BTreeSet::new(),
+            incarnations: 0,
             somebody_left: false,
             broker_forgot: false,
             history: VecDeque::new(),
+            trace,
             step: 0,
             actions: 0,
         };
@@ -109,13 +120,15 @@ impl World {
         if self.history.len() >= 60 {
             self.history.pop_front();
         }
-        self.history.push_back(format!("step {} at {:.1} s: {}", self.step, self.clock.as_secs_f64(), what.into()));
+        let what = what.into();
+        self.trace.tell(self.now(), || format!("=== step {}: {what}", self.step));
+        self.history.push_back(format!("step {} at {:.1} s: {what}", self.step, self.clock.as_secs_f64()));
     }
 
     pub(crate) fn violation(&self, what: impl Into<String>) -> Violation {
         let mut history: Vec<String> = self.history.iter().cloned().collect();
         history.extend(self.broker.objects().map(|o| format!("broker has {}", o.reference(Place::Broker))));
-        Violation { seed: self.seed, step: self.step, what: what.into(), history }
+        Violation { seed: self.seed, step: self.step, what: what.into(), history, trace: self.trace.lines() }
     }
 
     /// A new cluster joins, with a grant.
@@ -129,7 +142,7 @@ impl World {
         let now = self.now();
         self.grants.set(number, grant.clone());
         self.broker.put(objects::member(number, grant).into(), now.wall);
-        self.clusters.insert(number, SimCluster::new(number, now));
+        self.clusters.insert(number, SimCluster::new(number, now, self.trace.clone()));
         self.note(format!("c{number} joins"));
     }
 
@@ -219,10 +232,14 @@ impl World {
         };
         let Some(cluster) = self.clusters.get_mut(&number) else { return Ok(()) };
         let action = cluster.in_flight.remove(at);
+        let now = self.now();
+        self.trace.tell(now, || format!("c{number} writes {}", trace::action(&action)));
         check::before(self, number, &action)?;
         self.actions += 1;
         let result = self.perform(number, &action);
-        let now = self.now();
+        if let Err(failure) = &result {
+            self.trace.tell(now, || format!("  which failed: {failure}"));
+        }
         let Some(cluster) = self.clusters.get_mut(&number) else { return Ok(()) };
         if let Some(syncer) = cluster.syncer.as_mut() {
             syncer.handle_action_done(action.id, result, now);
