@@ -8,9 +8,10 @@ use std::time::Duration;
 
 use daisy_broker_core::lease::{Answer, Ask, Elector, Timing};
 use daisy_broker_core::time::Now;
+use daisy_kubernetes::Api;
 use jiff::Timestamp;
 use k8s_openapi::api::coordination::v1::Lease;
-use kube::api::{Api, PostParams};
+use kube::api::PostParams;
 use kube::{Client, ResourceExt};
 use tokio::sync::{oneshot, watch as channel};
 use tokio::time::Instant;

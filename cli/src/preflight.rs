@@ -4,10 +4,11 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use anyhow::{Context, Result, bail};
 use daisy_broker::apply::{self, Applier};
+use daisy_kubernetes::Api;
 use futures::StreamExt;
 use k8s_openapi::api::authorization::v1::{ResourceAttributes, SelfSubjectAccessReview, SelfSubjectAccessReviewSpec};
+use kube::Client;
 use kube::api::{DynamicObject, PostParams};
-use kube::{Api, Client};
 
 /// How many questions are asked at a time.
 const AT_A_TIME: usize = 8;

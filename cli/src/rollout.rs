@@ -1,10 +1,11 @@
 //! Whether a Deployment or DaemonSet is up, and if not, why: its pods know best.
 
 use anyhow::{Context, Result};
+use daisy_kubernetes::Api;
 use k8s_openapi::api::apps::v1::{DaemonSet, Deployment};
 use k8s_openapi::api::core::v1::{ContainerStatus, Pod};
 use kube::api::ListParams;
-use kube::{Api, Client, ResourceExt};
+use kube::{Client, ResourceExt};
 
 use crate::progress::Waiting;
 

@@ -4,13 +4,14 @@ use std::fmt::Debug;
 
 use daisy_api::labels;
 use daisy_dns_core::{Fact, Index, ObjectRef, Source};
+use daisy_kubernetes::Api;
 use futures::stream::{BoxStream, Stream, StreamExt, select_all};
 use k8s_openapi::api::core::v1::{Namespace, Service};
 use k8s_openapi::api::discovery::v1::EndpointSlice;
 use kube::core::DeserializeGuard;
+use kube::runtime::WatchStreamExt;
 use kube::runtime::watcher::{self, Config, Event};
-use kube::runtime::{WatchStreamExt, watcher as watch};
-use kube::{Api, Client, Resource, ResourceExt};
+use kube::{Client, Resource, ResourceExt};
 use serde::de::DeserializeOwned;
 use tracing::{info, warn};
 
@@ -98,7 +99,7 @@ fn take(index: &mut Index, input: Input, metrics: &Metrics) {
 }
 
 fn inputs<K>(
-    api: Api<DeserializeGuard<K>>,
+    api: Api<K>,
     config: Config,
     source: Source,
     fact: impl Fn(&K) -> Result<Option<Fact>, Unusable> + Send + 'static,
@@ -106,7 +107,7 @@ fn inputs<K>(
 where
     K: Resource<DynamicType = ()> + Clone + DeserializeOwned + Debug + Send + 'static,
 {
-    watch(api, config).default_backoff().map(move |event| Input { source, what: what(event, &fact) })
+    daisy_kubernetes::watcher(api, config).default_backoff().map(move |event| Input { source, what: what(event, &fact) })
 }
 
 fn what<K: Resource<DynamicType = ()>>(

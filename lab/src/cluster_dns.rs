@@ -24,12 +24,13 @@ use anyhow::{Context, Result};
 use daisy_dns::core::corefile::{Corefile, Route, kubernetes_zones, rules};
 use daisy_dns::core::{Answer, DomainName, Index, QueryType, Question, Rcode, Settings, Source, answer};
 use daisy_dns::{Current, Metrics, Reply, Respond, Scope, Sockets};
+use daisy_kubernetes::Api;
 use futures::StreamExt;
 use k8s_openapi::api::core::v1::ConfigMap;
 use kube::core::DeserializeGuard;
 use kube::runtime::WatchStreamExt;
-use kube::runtime::watcher::{self, Event, watcher};
-use kube::{Api, Client, ResourceExt};
+use kube::runtime::watcher::{self, Event};
+use kube::{Client, ResourceExt};
 use tokio::sync::watch;
 use tracing::{info, warn};
 
@@ -113,9 +114,9 @@ impl Respond for Responder {
 
 /// Keeps the stub zones as the Corefile has them.
 async fn follow(client: Client, domain: &DomainName, rules: watch::Sender<Vec<Stub>>) {
-    let maps: Api<DeserializeGuard<ConfigMap>> = Api::namespaced(client, NAMESPACE);
+    let maps: Api<ConfigMap> = Api::namespaced(client, NAMESPACE);
     let config = watcher::Config::default().fields(&format!("metadata.name={CONFIG_MAP}"));
-    let mut events = watcher(maps, config).default_backoff().boxed();
+    let mut events = daisy_kubernetes::watcher(maps, config).default_backoff().boxed();
     let mut listed = false;
     while let Some(event) = events.next().await {
         match event {

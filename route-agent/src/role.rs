@@ -5,12 +5,13 @@ use std::time::Duration;
 
 use anyhow::Context as _;
 use daisy_api::labels::NODE_STATE;
+use daisy_kubernetes::Api;
 use daisy_route_agent_core::agent::CLEAN;
 use daisy_route_agent_core::{Agent, Annotation, Issue, Links, Opening, OpeningChanges, Phase, Settings};
 use futures::Future;
 use k8s_openapi::api::core::v1::Node as NodeObject;
+use kube::Client;
 use kube::api::{Patch, PatchParams};
-use kube::{Api, Client};
 use tokio::time::{Instant, sleep_until};
 use tracing::{info, warn};
 

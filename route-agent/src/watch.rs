@@ -5,13 +5,14 @@ use std::fmt::Debug;
 
 use daisy_api::labels::SYSTEM_NAMESPACE;
 use daisy_api::{Cluster, Gateway, ServiceExport};
+use daisy_kubernetes::Api;
 use futures::StreamExt as _;
 use k8s_openapi::api::core::v1::{Node, Service};
 use k8s_openapi::api::discovery::v1::EndpointSlice;
 use kube::core::DeserializeGuard;
 use kube::runtime::WatchStreamExt as _;
 use kube::runtime::watcher::{self, Event};
-use kube::{Api, Client, Resource, ResourceExt as _};
+use kube::{Client, Resource, ResourceExt as _};
 use serde::de::DeserializeOwned;
 use tokio::sync::mpsc;
 use tokio::task::JoinSet;
@@ -73,12 +74,12 @@ impl Watches {
 }
 
 /// Follows one kind for ever; reconnects with backoff.
-async fn follow<K>(api: Api<DeserializeGuard<K>>, sender: mpsc::Sender<Input>, wrap: fn(Change<K>) -> Input)
+async fn follow<K>(api: Api<K>, sender: mpsc::Sender<Input>, wrap: fn(Change<K>) -> Input)
 where
     K: Resource<DynamicType = ()> + Clone + Debug + DeserializeOwned + Send + 'static,
 {
     let kind = K::kind(&());
-    let mut events = watcher::watcher(api, watcher::Config::default()).default_backoff().boxed();
+    let mut events = daisy_kubernetes::watcher(api, watcher::Config::default()).default_backoff().boxed();
     let (mut known, mut listed) = (BTreeSet::new(), BTreeSet::new());
     while let Some(event) = events.next().await {
         let mut changes = Vec::new();

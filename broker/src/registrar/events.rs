@@ -6,11 +6,12 @@ use daisy_api::labels::{BROKER_NAMESPACE, GROUP, VERSION};
 use daisy_api::names::short_hash;
 use daisy_api::{JoinPhase, JoinRequestStatus};
 use daisy_broker_core::registrar::{Action, Ending};
+use daisy_kubernetes::Api;
 use k8s_openapi::api::core::v1::{Event, EventSource, ObjectReference};
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::{ObjectMeta, Time};
 use k8s_openapi::jiff::Timestamp;
 use kube::api::PostParams;
-use kube::{Api, Client, ResourceExt};
+use kube::{Client, ResourceExt};
 use tracing::debug;
 
 /// The API takes messages of up to 1 KiB.

@@ -20,12 +20,13 @@ use anyhow::Context;
 use daisy_api::labels::{BROKER_NAMESPACE, MANAGED_BY, MANAGED_BY_DAISY};
 use daisy_api::{Cluster, Heartbeat, Invitation, JoinRequest, Member};
 use daisy_broker_core::registrar::{Action, Change, Options, Outcome, Registrar};
+use daisy_kubernetes::Api;
 use futures::StreamExt;
 use futures::stream::{BoxStream, SelectAll};
 use k8s_openapi::api::core::v1::Namespace;
 use k8s_openapi::jiff::Timestamp;
 use kube::runtime::watcher::Config;
-use kube::{Api, Client, Resource, ResourceExt};
+use kube::{Client, Resource, ResourceExt};
 use prometheus::Registry;
 use tracing::{debug, info, warn};
 

@@ -6,13 +6,14 @@ use std::time::Duration;
 use daisy_api::labels::BROKER_NAMESPACE;
 use daisy_api::{Cluster, ClusterId, Export, ExportEndpoints, Heartbeat, Invitation, JoinRequest, Member};
 use daisy_broker_core::registrar::{Action, Admission, Outcome};
+use daisy_kubernetes::Api;
 use k8s_openapi::api::admissionregistration::v1::ValidatingAdmissionPolicyBinding;
 use k8s_openapi::api::authentication::v1::{TokenRequest, TokenRequestSpec};
 use k8s_openapi::api::core::v1::{Namespace, ResourceQuota, ServiceAccount};
 use k8s_openapi::api::rbac::v1::{ClusterRoleBinding, Role, RoleBinding};
 use k8s_openapi::{ClusterResourceScope, NamespaceResourceScope};
 use kube::api::{DeleteParams, ListParams, Patch, PatchParams, PostParams, Preconditions};
-use kube::{Api, Client, Resource, ResourceExt};
+use kube::{Client, Resource, ResourceExt};
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 use serde_json::json;
@@ -132,7 +133,7 @@ pub(crate) async fn token(
     name: &str,
     seconds: i64,
 ) -> Result<(String, k8s_openapi::jiff::Timestamp), PerformError> {
-    let accounts: Api<ServiceAccount> = Api::namespaced(client.clone(), namespace);
+    let accounts: kube::Api<ServiceAccount> = kube::Api::namespaced(client.clone(), namespace);
     // No audience: that of the API server itself is meant.
     let spec = TokenRequestSpec { expiration_seconds: Some(seconds), ..TokenRequestSpec::default() };
     let request = TokenRequest { spec, ..TokenRequest::default() };

@@ -4,13 +4,14 @@ use std::fmt::Debug;
 use std::time::Duration;
 
 use daisy_broker_core::registrar::Change;
+use daisy_kubernetes::Api;
 use futures::stream::BoxStream;
 use futures::{Stream, StreamExt, stream};
+use kube::Resource;
 use kube::core::DeserializeGuard;
 use kube::runtime::WatchStreamExt;
 use kube::runtime::utils::Backoff;
-use kube::runtime::watcher::{self, Event, watcher};
-use kube::{Api, Resource};
+use kube::runtime::watcher::{self, Event};
 use serde::de::DeserializeOwned;
 
 /// What a watch brings.
@@ -44,11 +45,11 @@ impl Backoff for Reconnect {
 }
 
 /// The changes of all objects of this API that the configuration selects.
-pub(super) fn changes<K>(api: Api<DeserializeGuard<K>>, config: watcher::Config) -> BoxStream<'static, Heard<K>>
+pub(super) fn changes<K>(api: Api<K>, config: watcher::Config) -> BoxStream<'static, Heard<K>>
 where
     K: Resource<DynamicType = ()> + Clone + Debug + DeserializeOwned + Send + Sync + 'static,
 {
-    let events = watcher(api, config).backoff(Reconnect::default());
+    let events = daisy_kubernetes::watcher(api, config).backoff(Reconnect::default());
     gather(events).boxed()
 }
 

@@ -8,14 +8,14 @@ use daisy_api::broker_info::{BrokerInfo, InvitationToken};
 use daisy_api::labels::{BROKER_NAMESPACE, INVITED_GRANT, MANAGED_BY, MANAGED_BY_DAISY};
 use daisy_api::names::is_label;
 use daisy_api::{ClusterId, Grant, Invitation, InvitationSpec, Member};
+use daisy_kubernetes::Api;
 use k8s_openapi::api::core::v1::{ConfigMap, Namespace, ResourceQuota, ServiceAccount};
 use k8s_openapi::api::rbac::v1::RoleBinding;
-use k8s_openapi::apiextensions_apiserver::pkg::apis::apiextensions::v1::CustomResourceDefinition;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
 use k8s_openapi::jiff::{SignedDuration, Timestamp};
 use kube::api::{DeleteParams, DynamicObject, ListParams, ObjectMeta, Patch, PatchParams, PostParams};
 use kube::runtime::wait::{await_condition, conditions};
-use kube::{Api, Client, ResourceExt};
+use kube::{Client, ResourceExt};
 use rand_core::{OsRng, RngCore};
 use serde_json::json;
 use thiserror::Error;
@@ -187,10 +187,9 @@ fn is_counted(quota: &ResourceQuota) -> bool {
 /// # Errors
 /// One that it does not take up.
 pub async fn established(client: &Client) -> Result<(), SetupError> {
-    let definitions: Api<CustomResourceDefinition> = Api::all(client.clone());
     for definition in daisy_api::crds::broker() {
         let name = definition.name_any();
-        let established = await_condition(definitions.clone(), &name, conditions::is_crd_established());
+        let established = await_condition(kube::Api::all(client.clone()), &name, conditions::is_crd_established());
         let in_time = tokio::time::timeout(ESTABLISHED_WITHIN, established).await;
         if !matches!(in_time, Ok(Ok(_))) {
             return Err(SetupError::NotEstablished { name, seconds: ESTABLISHED_WITHIN.as_secs() });

@@ -8,12 +8,11 @@ use daisy_api::ClusterId;
 use daisy_api::labels::{BROKER_ACCESS_SECRET, SYSTEM_NAMESPACE};
 use daisy_broker_core::object::Kind;
 use daisy_broker_core::syncer::BrokerTrouble;
+use daisy_kubernetes::Api;
 use futures::StreamExt;
 use futures::future::BoxFuture;
 use k8s_openapi::api::core::v1::Secret;
-use kube::api::Api;
 use kube::config::{AuthInfo, Config};
-use kube::core::DeserializeGuard;
 use kube::runtime::watcher::{self, Event};
 use kube::{Client, ResourceExt};
 use rustls::pki_types::CertificateDer;
@@ -102,10 +101,10 @@ pub(super) type Sight = Option<Result<Access, AccessError>>;
 /// Follows the Secret. `None` is given while nothing is known.
 pub(super) fn watch(client: Client) -> (channel::Receiver<Sight>, impl Future<Output = anyhow::Result<()>> + Send + 'static) {
     let (sender, receiver) = channel::channel(None);
-    let api: Api<DeserializeGuard<Secret>> = Api::namespaced(client, SYSTEM_NAMESPACE);
+    let api: Api<Secret> = Api::namespaced(client, SYSTEM_NAMESPACE);
     let config = watcher::Config::default().fields(&format!("metadata.name={BROKER_ACCESS_SECRET}"));
     let following = async move {
-        let mut events = std::pin::pin!(watcher::watcher(api, config));
+        let mut events = std::pin::pin!(daisy_kubernetes::watcher(api, config));
         let (mut seen, mut pause) = (false, Duration::from_millis(100));
         while let Some(event) = events.next().await {
             match event {

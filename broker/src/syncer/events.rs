@@ -7,11 +7,12 @@ use daisy_api::ClusterId;
 use daisy_api::labels::{GROUP, SYSTEM_NAMESPACE, VERSION};
 use daisy_api::names::short_hash;
 use daisy_broker_core::syncer::{Note, Severity};
+use daisy_kubernetes::Api;
 use jiff::Timestamp;
 use k8s_openapi::api::core::v1::{Event, EventSource, ObjectReference};
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::{ObjectMeta, Time};
 use kube::Client;
-use kube::api::{Api, PostParams};
+use kube::api::PostParams;
 use tokio::time::Instant;
 use tracing::debug;
 

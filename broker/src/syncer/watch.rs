@@ -10,11 +10,12 @@ use daisy_api::labels::{BROKER_NAMESPACE, SYSTEM_NAMESPACE};
 use daisy_api::{Cluster, ClusterId, Export, ExportEndpoints, Gateway, Heartbeat, Member, ServiceExport, ServiceImport};
 use daisy_broker_core::object::{Change, Kind, Object, Place};
 use daisy_broker_core::syncer::BrokerTrouble;
+use daisy_kubernetes::Api;
 use futures::StreamExt;
 use futures::future::BoxFuture;
 use k8s_openapi::api::core::v1::{Namespace, Node, Service};
 use k8s_openapi::api::discovery::v1::EndpointSlice;
-use kube::api::{Api, ListParams, WatchEvent, WatchParams};
+use kube::api::{ListParams, WatchEvent, WatchParams};
 use kube::core::DeserializeGuard;
 use kube::{Client, Resource};
 use serde::de::DeserializeOwned;
@@ -88,7 +89,7 @@ pub(super) struct Watches {
 
 type Task = BoxFuture<'static, anyhow::Result<()>>;
 /// In which namespaces a kind is watched.
-type MakeApi<K> = fn(Client) -> Api<DeserializeGuard<K>>;
+type MakeApi<K> = fn(Client) -> Api<K>;
 
 impl Watches {
     /// Starts all watches of both sides.
@@ -227,7 +228,7 @@ impl Watch {
 
     async fn once<K>(
         &self,
-        api: &Api<DeserializeGuard<K>>,
+        api: &Api<K>,
         client: &Client,
         clients: &mut channel::Receiver<Option<Client>>,
         (version, lineage, doubt): (&mut Option<String>, &mut u64, &mut bool),
@@ -280,7 +281,7 @@ impl Watch {
         }
     }
 
-    async fn list<K>(&self, api: &Api<DeserializeGuard<K>>) -> Result<String, Broken>
+    async fn list<K>(&self, api: &Api<K>) -> Result<String, Broken>
     where
         K: Resource<DynamicType = ()> + DeserializeOwned + Clone + std::fmt::Debug + Into<Object>,
     {
@@ -289,7 +290,7 @@ impl Watch {
         loop {
             let mut parameters = ListParams::default().limit(PAGE);
             parameters.continue_token.clone_from(&from);
-            let Ok(page) = tokio::time::timeout(ANSWER, api.list(&parameters)).await else {
+            let Ok(page) = tokio::time::timeout(ANSWER, api.list_guarded(&parameters)).await else {
                 return Err(Broken::Silent("does not answer"));
             };
             let page = page?;
@@ -310,7 +311,7 @@ impl Watch {
 
     async fn watch<K>(
         &self,
-        api: &Api<DeserializeGuard<K>>,
+        api: &Api<K>,
         clients: &mut channel::Receiver<Option<Client>>,
         version: &mut Option<String>,
     ) -> Broken

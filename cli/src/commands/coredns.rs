@@ -11,10 +11,11 @@ use std::net::IpAddr;
 use anyhow::{Context, Result, bail};
 use daisy_api::labels::{CLUSTERSET_ZONE, MANAGED_BY, MANAGED_BY_DAISY, SUPERCLUSTER_ZONE};
 use daisy_dns_core::corefile;
+use daisy_kubernetes::Api;
 use k8s_openapi::api::apps::v1::{DaemonSet, Deployment};
 use k8s_openapi::api::core::v1::{ConfigMap, PodSpec};
 use kube::api::{DeleteParams, ListParams, ObjectMeta, Patch, PatchParams, PostParams};
-use kube::{Api, Client, ResourceExt};
+use kube::{Client, ResourceExt};
 
 use crate::arguments::ObjectName;
 

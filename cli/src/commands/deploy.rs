@@ -14,10 +14,11 @@ use daisy_api::{ClusterId, JoinRequest, JoinRequestSpec};
 use daisy_broker::apply::{self, Applied, Applier};
 use daisy_broker::enrol::{self, EnrolError};
 use daisy_broker::setup::{self, Address, Invite as Invitation, manifests};
+use daisy_kubernetes::Api;
 use k8s_openapi::api::core::v1::ConfigMap;
 use kube::api::{DynamicObject, PostParams};
 use kube::config::AuthInfo;
-use kube::{Api, Client, Config};
+use kube::{Client, Config};
 
 use crate::arguments::{BrokerRole, BrokerTarget, DeployBroker};
 use crate::preflight::{self, Need};

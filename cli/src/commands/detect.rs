@@ -16,10 +16,11 @@ use std::net::IpAddr;
 
 use anyhow::{Context, Result, bail};
 use daisy_api::{Cidr, labels};
+use daisy_kubernetes::Api;
 use k8s_openapi::api::core::v1::{ConfigMap, Node, Pod, Service, ServicePort, ServiceSpec};
 use k8s_openapi::api::networking::v1::ServiceCIDR;
 use kube::api::{ListParams, PostParams};
-use kube::{Api, Client, ResourceExt};
+use kube::{Client, ResourceExt};
 use serde_json::Value;
 
 /// How many pods are looked at.

@@ -5,11 +5,12 @@ use std::time::{Duration, Instant};
 use anyhow::{Context, Result, bail};
 use daisy_api::conditions::{self, READY, VALID};
 use daisy_api::{NamespaceName, ServiceExport, ServiceExportSpec, ServiceName, labels};
+use daisy_kubernetes::Api;
 use futures::StreamExt;
 use k8s_openapi::api::core::v1::Namespace;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::Condition;
 use kube::api::{DeleteParams, ListParams, Patch, PatchParams, PostParams, WatchEvent, WatchParams};
-use kube::{Api, Client, ResourceExt};
+use kube::{Client, ResourceExt};
 
 use crate::arguments::Export;
 use crate::connect;
@@ -111,10 +112,10 @@ async fn verdict(api: &Api<ServiceExport>, name: &ServiceName) -> Result<Vec<Con
         let left = VERDICT.saturating_sub(started.elapsed()).as_secs().max(1);
         let parameters =
             WatchParams::default().fields(&format!("metadata.name={name}")).timeout(u32::try_from(left).unwrap_or(1));
-        let mut events = api.watch(&parameters, &version).await?.boxed();
+        let mut events = api.watch(&parameters, &version).await?;
         while let Some(event) = events.next().await {
             if let Ok(WatchEvent::Modified(object) | WatchEvent::Added(object)) = event {
-                let now = of(object);
+                let now = of(object.0?);
                 if settled(&now) {
                     return Ok(now);
                 }

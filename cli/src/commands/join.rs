@@ -8,11 +8,12 @@ use daisy_api::broker_info::BrokerInfo;
 use daisy_api::{Cluster, Gateway, Member, conditions, labels};
 use daisy_broker::apply::Applier;
 use daisy_broker::enrol::{self, Answer, Ask};
+use daisy_kubernetes::Api;
 use ed25519_dalek::SigningKey;
 use k8s_openapi::ByteString;
 use k8s_openapi::api::core::v1::{Namespace, Node, Secret, Service};
 use kube::api::{ListParams, Patch, PatchParams, PostParams};
-use kube::{Api, Client, ResourceExt};
+use kube::{Client, ResourceExt};
 use rand_core::OsRng;
 
 use super::look::{Plan, look};

@@ -4,10 +4,11 @@ use anyhow::{Context, Result, bail};
 use daisy_api::broker_info::BrokerInfo;
 use daisy_api::{Cidr, labels};
 use daisy_broker::apply;
+use daisy_kubernetes::Api;
 use k8s_openapi::api::core::v1::{Namespace, Node, Secret};
 use k8s_openapi::apiextensions_apiserver::pkg::apis::apiextensions::v1::CustomResourceDefinition;
 use kube::api::ListParams;
-use kube::{Api, Client, ResourceExt};
+use kube::{Client, ResourceExt};
 
 use super::nodes::{self, Gateways};
 use super::{coredns, detect};

@@ -5,9 +5,10 @@ use std::net::IpAddr;
 
 use anyhow::{Context, Result, bail};
 use daisy_api::{NodeName, labels};
+use daisy_kubernetes::Api;
 use k8s_openapi::api::core::v1::Node;
 use kube::api::{Patch, PatchParams};
-use kube::{Api, Client, ResourceExt};
+use kube::{Client, ResourceExt};
 
 /// Which nodes are to be labelled as gateways, and which no longer.
 #[derive(Debug, Default, PartialEq, Eq)]

@@ -2,10 +2,11 @@
 
 use anyhow::{Context, Result};
 use daisy_api::{Cluster, ConnectionStatus, Gateway, HaStatus, ServiceExport, conditions, labels};
+use daisy_kubernetes::Api;
 use k8s_openapi::api::core::v1::Service;
 use k8s_openapi::api::discovery::v1::EndpointSlice;
 use kube::api::ListParams;
-use kube::{Api, Client, ResourceExt};
+use kube::{Client, ResourceExt};
 use serde::Serialize;
 use serde_json::{Value, json};
 

@@ -6,12 +6,13 @@ use anyhow::{Context, Result};
 use daisy_api::labels;
 use daisy_broker::apply::Applier;
 use daisy_broker::setup::manifests;
+use daisy_kubernetes::Api;
 use k8s_openapi::ClusterResourceScope;
 use k8s_openapi::api::admissionregistration::v1::ValidatingAdmissionPolicyBinding;
 use k8s_openapi::api::core::v1::Namespace;
 use k8s_openapi::api::rbac::v1::ClusterRoleBinding;
 use kube::api::{DeleteParams, ListParams};
-use kube::{Api, Client, Resource, ResourceExt};
+use kube::{Client, Resource, ResourceExt};
 use serde::de::DeserializeOwned;
 
 use super::leave::{self, gone, namespace_gone};

@@ -19,8 +19,9 @@ use std::time::Duration;
 
 use daisy_api::labels::{GATEWAY_KEYS_NAMESPACE, SYSTEM_NAMESPACE};
 use daisy_api::{Cluster, Gateway};
+use daisy_kubernetes::Api;
 use k8s_openapi::api::core::v1::{Node, Secret};
-use kube::{Api, Client};
+use kube::Client;
 use tracing::info;
 
 use crate::options::GatewayOptions;

@@ -6,9 +6,9 @@ use std::collections::BTreeMap;
 
 use daisy_api::NodeName;
 use daisy_api::labels::{COMPONENT, GATEWAY_KEY_SECRET_PREFIX, GATEWAY_KEYS_NAMESPACE, MANAGED_BY, MANAGED_BY_DAISY};
+use daisy_kubernetes::Api;
 use k8s_openapi::ByteString;
 use k8s_openapi::api::core::v1::Secret;
-use kube::Api;
 use kube::api::{ObjectMeta, PostParams};
 use thiserror::Error;
 use tracing::info;

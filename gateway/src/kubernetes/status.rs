@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use daisy_api::labels::{COMPONENT, MANAGED_BY, MANAGED_BY_DAISY};
 use daisy_api::{Connection, Gateway, GatewaySpec, GatewayStatus, NodeName};
-use kube::Api;
+use daisy_kubernetes::Api;
 use kube::api::{Patch, PatchParams, PostParams};
 use serde_json::json;
 use tokio::sync::watch;

@@ -2,12 +2,13 @@
 
 use std::fmt::Debug;
 
+use daisy_kubernetes::Api;
 use futures::stream::{BoxStream, Stream};
 use futures::{StreamExt as _, future};
 use kube::core::DeserializeGuard;
 use kube::runtime::WatchStreamExt as _;
 use kube::runtime::watcher::{self, Event};
-use kube::{Api, Resource, ResourceExt as _};
+use kube::{Resource, ResourceExt as _};
 use serde::de::DeserializeOwned;
 use tracing::warn;
 
@@ -23,13 +24,13 @@ pub(super) enum Change<K> {
 }
 
 /// The changes of the objects of an API. Never ends; reconnects with backoff.
-pub(super) fn follow<K>(api: Api<DeserializeGuard<K>>, config: watcher::Config) -> BoxStream<'static, Change<K>>
+pub(super) fn follow<K>(api: Api<K>, config: watcher::Config) -> BoxStream<'static, Change<K>>
 where
     K: Resource<DynamicType = ()> + Clone + Debug + DeserializeOwned + Send + 'static,
 {
     let kind = K::kind(&());
     let (mut listed, mut unreadable) = (Vec::new(), Vec::new());
-    changes(watcher::watcher(api, config).default_backoff(), kind.into_owned(), move |event, kind| match event {
+    changes(daisy_kubernetes::watcher(api, config).default_backoff(), kind.into_owned(), move |event, kind| match event {
         Event::Init => {
             listed.clear();
             unreadable.clear();

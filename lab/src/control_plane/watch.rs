@@ -2,10 +2,11 @@
 
 use std::fmt::Debug;
 
+use daisy_kubernetes::Api;
 use futures::{Stream, StreamExt};
+use kube::Resource;
 use kube::core::DeserializeGuard;
 use kube::runtime::{WatchStreamExt, watcher};
-use kube::{Api, Resource};
 use serde::de::DeserializeOwned;
 
 /// Something seen of a kind's objects.
@@ -34,9 +35,9 @@ pub(crate) fn changes<K>(client: kube::Client, config: watcher::Config) -> impl 
 where
     K: Resource<DynamicType = ()> + Clone + DeserializeOwned + Debug + Send + Sync + 'static,
 {
-    let api: Api<DeserializeGuard<K>> = Api::all(client);
+    let api: Api<K> = Api::all(client);
     let mut listing: Vec<K> = Vec::new();
-    let events = watcher(api, config).default_backoff();
+    let events = daisy_kubernetes::watcher(api, config).default_backoff();
     events.filter_map(move |event| {
         let change = match event {
             Ok(watcher::Event::Init) => {

@@ -3,8 +3,9 @@
 use std::collections::BTreeMap;
 use std::net::IpAddr;
 
+use daisy_kubernetes::Api;
 use k8s_openapi::api::core::v1::{ConfigMap, Container, EnvVarSource, Pod, Secret};
-use kube::{Api, Client, ResourceExt};
+use kube::{Client, ResourceExt};
 use thiserror::Error;
 
 use super::brief;

@@ -28,11 +28,12 @@ use std::path::PathBuf;
 use std::sync::Arc;
 
 use anyhow::Context as _;
+use daisy_kubernetes::Api;
 use futures::TryStreamExt;
 use k8s_openapi::api::core::v1::Pod;
 use kube::core::DeserializeGuard;
 use kube::runtime::{WatchStreamExt, watcher};
-use kube::{Api, Client, ResourceExt};
+use kube::{Client, ResourceExt};
 use serde::{Deserialize, Serialize};
 use tokio::sync::watch;
 
@@ -98,8 +99,8 @@ pub(crate) async fn run(options: Options) -> anyhow::Result<()> {
 }
 
 async fn watch_pods(context: &Arc<Context>, dns_ready: &watch::Sender<bool>) -> anyhow::Result<()> {
-    let pods: Api<DeserializeGuard<Pod>> = Api::all(context.client.clone());
-    let mut events = Box::pin(watcher(pods, watcher::Config::default()).default_backoff());
+    let pods: Api<Pod> = Api::all(context.client.clone());
+    let mut events = Box::pin(daisy_kubernetes::watcher(pods, watcher::Config::default()).default_backoff());
     let mut workers: BTreeMap<String, Worker> = BTreeMap::new();
     let mut listed: Option<Vec<String>> = None;
     loop {

@@ -4,10 +4,10 @@ use std::net::IpAddr;
 use std::sync::Mutex;
 
 use anyhow::Context as _;
+use daisy_kubernetes::Api;
 use futures::future::try_join_all;
 use k8s_openapi::api::core::v1::Node as NodeObject;
 use k8s_openapi::jiff::Timestamp;
-use kube::Api;
 use kube::api::{Patch, PatchParams, PostParams};
 use serde_json::json;
 

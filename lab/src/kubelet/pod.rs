@@ -5,10 +5,11 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
+use daisy_kubernetes::Api;
 use k8s_openapi::api::core::v1::{Container as ContainerSpec, Pod, PodSpec};
 use k8s_openapi::jiff::Timestamp;
+use kube::ResourceExt;
 use kube::api::{DeleteParams, Patch, PatchParams, Preconditions};
-use kube::{Api, ResourceExt};
 use serde_json::{Value, json};
 use tokio::sync::watch;
 use tokio::task::JoinSet;

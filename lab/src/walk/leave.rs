@@ -2,12 +2,13 @@
 
 use std::time::{Duration, Instant};
 
+use daisy_kubernetes::Api;
 use k8s_openapi::api::core::v1::{ConfigMap, Namespace, Node, Service};
 use k8s_openapi::api::discovery::v1::EndpointSlice;
 use k8s_openapi::api::rbac::v1::{ClusterRole, ClusterRoleBinding};
 use k8s_openapi::apiextensions_apiserver::pkg::apis::apiextensions::v1::CustomResourceDefinition;
 use kube::api::ListParams;
-use kube::{Api, Client, ResourceExt};
+use kube::{Client, ResourceExt};
 use serde::de::DeserializeOwned;
 
 use super::begin::BROKER_KUBECONFIG;

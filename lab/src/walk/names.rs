@@ -70,7 +70,7 @@ pub(crate) async fn answer(stage: &mut Stage<'_>) -> Result<(), Failed> {
     stage.report.begin("In local, where the namespace does not exist, nginx.nginx.svc is answered by staging");
     let (local, staging) = (stage.client("local")?, stage.client("staging")?);
     let place = client_of("local");
-    let spaces: kube::Api<k8s_openapi::api::core::v1::Namespace> = kube::Api::all(local.clone());
+    let spaces: daisy_kubernetes::Api<k8s_openapi::api::core::v1::Namespace> = daisy_kubernetes::Api::all(local.clone());
     if spaces.get_opt("nginx").await?.is_some() {
         return Err(Failed::new("no namespace nginx in local", "there is one"));
     }

@@ -1,11 +1,12 @@
 //! What the walk's users run: an HTTP server as Deployment and Service, and a client.
 
 use anyhow::Context;
+use daisy_kubernetes::Api;
 use k8s_openapi::api::apps::v1::Deployment;
 use k8s_openapi::api::core::v1::{Namespace, Pod, Service};
 use k8s_openapi::api::discovery::v1::EndpointSlice;
+use kube::Client;
 use kube::api::{DeleteParams, ListParams, PostParams};
-use kube::{Api, Client};
 use serde::de::DeserializeOwned;
 use serde_json::json;
 

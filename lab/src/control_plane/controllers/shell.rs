@@ -3,6 +3,7 @@
 use std::sync::Arc;
 use std::time::Duration;
 
+use daisy_kubernetes::Api;
 use futures::FutureExt;
 use futures::future::{BoxFuture, join_all};
 use futures::stream::{BoxStream, FuturesUnordered, SelectAll, StreamExt};
@@ -16,7 +17,7 @@ use k8s_openapi::jiff::Timestamp;
 use kube::api::{DeleteParams, Patch, PatchParams, PostParams, Preconditions};
 use kube::core::response::StatusSummary;
 use kube::runtime::watcher;
-use kube::{Api, Client, Resource};
+use kube::{Client, Resource};
 use serde::de::DeserializeOwned;
 use serde_json::json;
 
