@@ -87,7 +87,7 @@ networking:
 }
 
 /// What CoreDNS is told, to the letter as kubeadm has it.
-const COREFILE: &str = ".:53 {
+pub(crate) const COREFILE: &str = ".:53 {
     errors
     health {
        lameduck 5s

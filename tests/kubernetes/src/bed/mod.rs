@@ -21,6 +21,7 @@ use anyhow::{Context, Result, bail};
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 
+pub(crate) use addons::COREFILE;
 pub(crate) use config::PAUSE_IMAGE;
 pub use down::down;
 pub(crate) use place::succeeded;

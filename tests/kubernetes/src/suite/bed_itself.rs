@@ -102,7 +102,7 @@ fn kubelet(stage: &mut Stage) -> Result<()> {
     same("kubectl exec", &"hello".to_owned(), &stage.printed("local", CLIENT, &["echo", "hello"])?)?;
     let seen = stage.exec("local", CLIENT, &["sh", "-c", "exit 3"])?;
     same("whether a command that fails succeeds", &false, &seen.ok)?;
-    let text = stage.kubectl("local", &["-n", "kube-system", "logs", "-l", "k8s-app=kube-dns", "--tail=5"])?;
+    let text = stage.kubectl("local", &["-n", "kube-system", "logs", "-l", "k8s-app=kube-dns", "--tail=-1"])?;
     if !text.contains("CoreDNS") {
         bail!("kubectl logs of CoreDNS: expected its greeting, saw {text:?}");
     }
@@ -118,7 +118,9 @@ fn forwarded(stage: &Stage) -> Result<String> {
     let mut forward = stage.bed.kubectl_command("staging", &["-n", NAMESPACE, "port-forward", "pod/server", ":80"]);
     let mut forward = forward.stdout(Stdio::piped()).stderr(Stdio::null()).spawn().context("starting kubectl port-forward")?;
     let mut line = String::new();
-    let read = forward.stdout.take().map(|out| BufReader::new(out).read_line(&mut line));
+    // Held to the end: kubectl says more, and would die of a closed pipe.
+    let mut said = forward.stdout.take().map(BufReader::new);
+    let read = said.as_mut().map(|said| said.read_line(&mut line));
     let answer = (|| {
         read.transpose().context("reading what kubectl port-forward says")?;
         let at = line.trim().strip_prefix("Forwarding from ").and_then(|rest| rest.split(' ').next());

@@ -1,6 +1,5 @@
 //! What the cases work with: the bed, and ways to look at what happens on it.
 
-use std::collections::BTreeMap;
 use std::path::PathBuf;
 use std::process::Stdio;
 use std::time::{Duration, Instant};
@@ -18,8 +17,6 @@ pub(super) const SOON: Duration = Duration::from_secs(60);
 pub(super) struct Stage {
     pub(super) bed: Bed,
     pub(super) options: Options,
-    /// What each cluster's CoreDNS was told before Daisy came.
-    pub(super) corefiles: BTreeMap<String, String>,
 }
 
 /// What a program in a pod printed, and whether it succeeded.
@@ -33,7 +30,7 @@ pub(super) struct Seen {
 impl Stage {
     pub(super) fn new(bed: Bed, options: &Options) -> Result<Self> {
         bed.offer(&options.daisy, "daisy")?;
-        Ok(Self { bed, options: options.clone(), corefiles: BTreeMap::new() })
+        Ok(Self { bed, options: options.clone() })
     }
 
     /// Where everything has been logged.

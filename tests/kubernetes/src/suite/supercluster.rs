@@ -1,7 +1,6 @@
 //! Daisy on the bed: the broker on a host of its own, every cluster joined; and at the end, gone.
 
 use std::fs::{self, File};
-use std::path::Path;
 use std::process::Stdio;
 use std::thread;
 use std::time::{Duration, Instant};
@@ -11,10 +10,13 @@ use serde_json::Value;
 
 use super::stage::{SOON, Stage, same, until};
 use super::{Case, case, needed};
+use crate::bed::COREFILE;
 use crate::bed::plan::{BROKER_ADDRESS, Cluster};
 
 /// How long a join may take on a cluster that runs.
 const JOIN: Duration = Duration::from_secs(30);
+/// How long the cluster's own DNS may take to read its changed configuration.
+const RELOAD: Duration = Duration::from_secs(180);
 /// Where the broker keeps its data; its host's own.
 const BROKER_DATA: &str = "/var/lib/daisy-broker";
 /// How a user reaches it as its administrator.
@@ -24,6 +26,7 @@ pub(super) fn begin() -> Vec<Case> {
     vec![
         needed("walk: deploy-broker --embedded on a host of its own", broker),
         needed("walk: every cluster joins, within 30 s each", join_all),
+        needed("walk: every cluster's CoreDNS has taken up the zones", zones),
         needed("walk: those behind NAT are connected to the one that is reachable", connected),
     ]
 }
@@ -61,24 +64,23 @@ pub(super) fn start_broker(stage: &Stage) -> Result<()> {
     let mut child = command.stdin(Stdio::null()).stdout(log.try_clone()?).stderr(log).spawn().context("starting the broker")?;
     // Reaped whenever it ends.
     thread::spawn(move || child.wait());
-    until(SOON, "the broker to answer", || {
-        stage.bed.run("broker", &["curl", "-ksS", "--max-time", "2", &format!("https://{BROKER_ADDRESS}:6443/readyz")])
-    })?;
-    Ok(())
+    until(SOON, "the broker to answer", || broker_answers(stage))
 }
 
 fn broker(stage: &mut Stage) -> Result<()> {
-    for cluster in &stage.bed.plan.clusters {
-        stage.corefiles.insert(cluster.name.clone(), corefile(stage, &cluster.name)?);
-    }
-    if Path::new(&stage.bed.folder().join("work/broker-info.daisy")).exists() && stage.options.keep {
-        fs::remove_file(stage.bed.folder().join("work/broker-info.daisy"))?;
+    let file = stage.bed.folder().join("work/broker-info.daisy");
+    if stage.options.keep && broker_answers(stage).is_ok() && file.exists() {
+        return Ok(());
     }
     start_broker(stage)?;
-    let file = stage.bed.folder().join("work/broker-info.daisy");
     until(SOON, "broker-info.daisy to be written", || {
         if file.exists() { Ok(()) } else { Err(anyhow!("{} is not there", file.display())) }
     })
+}
+
+fn broker_answers(stage: &Stage) -> Result<()> {
+    let url = format!("https://{BROKER_ADDRESS}:6443/readyz");
+    stage.bed.run("broker", &["curl", "-ksS", "--max-time", "2", &url]).map(drop)
 }
 
 fn corefile(stage: &Stage, cluster: &str) -> Result<String> {
@@ -114,6 +116,23 @@ fn join_all(stage: &mut Stage) -> Result<()> {
         if took > JOIN {
             bail!("joining {} took {:.1} s", cluster.name, took.as_secs_f64());
         }
+        Ok(())
+    })
+}
+
+/// A changed ConfigMap comes to CoreDNS when its kubelet next looks at the pod, and CoreDNS looks at the file every 30 s.
+fn zones(stage: &mut Stage) -> Result<()> {
+    everywhere(stage, |stage, cluster| {
+        let started = Instant::now();
+        let name = &cluster.name;
+        // Two CoreDNS pods, each in its own time: both have it when many questions in a row are answered.
+        until(RELOAD, &format!("dns-version.supercluster.local in {name}"), || {
+            (0..6).try_for_each(|_| {
+                let (status, data) = stage.dig(name, "bed/client", "dns-version.supercluster.local", "TXT")?;
+                same("dns-version.supercluster.local", &("NOERROR", 1), &(status.as_str(), data.len()))
+            })
+        })?;
+        println!("                  {name}'s CoreDNS answered {:.1} s later", started.elapsed().as_secs_f64());
         Ok(())
     })
 }
@@ -160,6 +179,10 @@ fn third_cluster(stage: &mut Stage) -> Result<()> {
 }
 
 fn leave_all(stage: &mut Stage) -> Result<()> {
+    // What users made goes as users take it away: as long as there is one, its kind stays too.
+    everywhere(stage, |stage, cluster| {
+        stage.kubectl(&cluster.name, &["delete", "serviceexports.multicluster.x-k8s.io", "-A", "--all"]).map(drop)
+    })?;
     everywhere(stage, leave)?;
     let members = daisy_json(stage, "broker", &["members", "--broker-kubeconfig", BROKER_KUBECONFIG])?;
     same("the broker's members", &serde_json::json!([]), &members)
@@ -176,8 +199,7 @@ fn nothing_left(stage: &Stage, cluster: &Cluster) -> Result<()> {
     if let Some(line) = nodes.lines().find(|line| line.contains("daisy.supercluster.local")) {
         bail!("a node of {name} still has {line}");
     }
-    let before = stage.corefiles.get(name).cloned().unwrap_or_default();
-    same(&format!("{name}'s Corefile"), &before, &corefile(stage, name)?)?;
+    same(&format!("{name}'s Corefile"), &COREFILE.to_owned(), &corefile(stage, name)?)?;
     for number in cluster.node_numbers() {
         let node = cluster.node(number);
         let look = "ip -o link; ip rule; ip route show table all; ip neigh; nft list ruleset";
