@@ -117,6 +117,29 @@ fn from_the_objects_to_a_tunnel_and_back_to_nothing() {
 }
 
 #[test]
+fn a_node_that_is_no_gateway_any_more_is_forgotten() {
+    if !enter("a_node_that_is_no_gateway_any_more_is_forgotten") {
+        return;
+    }
+    let world = World::new(1500);
+    let site = &world.staging;
+    let api = ApiServer::start(&site.host);
+    api.add_node(site, "198.51.100.2");
+    api.annotate_node(site);
+    let role = api.run(site, options(site));
+    api.wait_for(site, "ready", |status| is_true(&status.conditions, READY) && status.local_endpoint.is_some());
+    api.unlabel_node(site);
+    let clock = Instant::now();
+    while !role.thread.is_finished() {
+        assert!(clock.elapsed() < SOON, "it still runs");
+        std::thread::sleep(Duration::from_millis(5));
+    }
+    role.stop().unwrap();
+    assert!(api.gateway(site).is_none() && api.secret(site).is_none(), "the Gateway or its Secret stays");
+    assert!(site.host.device(DEVICE).is_none(), "the device stays");
+}
+
+#[test]
 fn what_keeps_it_from_working_is_said_on_the_gateway() {
     if !enter("what_keeps_it_from_working_is_said_on_the_gateway") {
         return;

@@ -30,6 +30,9 @@ use role::{Outcome, Role};
 /// The first pause before an API call is tried again, and the longest.
 const RETRY: (Duration, Duration) = (Duration::from_millis(200), Duration::from_secs(10));
 
+/// How long it may take to stop: less than what the pod is given.
+const STOP: Duration = Duration::from_secs(8);
+
 /// The APIs that a gateway uses.
 #[derive(Clone)]
 struct Apis {
@@ -49,27 +52,13 @@ impl Apis {
 ///
 /// While the API server is away, tunnels go on; nothing is read from it on the data path. When the cluster leaves (its Cluster
 /// says so, or is deleted), the tunnels end, the device, the Gateway object and the key Secret are removed, and nothing more is
-/// done until `shutdown`.
+/// done until `shutdown`. When the node's gateway label is taken away, the same is removed, and this returns.
 ///
 /// # Errors
 /// What keeps it from working here: no `/dev/net/tun`, no rights, the port in use, a key Secret that holds no key, the device
 /// removed under it. The Gateway's condition `Ready` says the same.
 pub async fn run(client: Client, options: GatewayOptions, shutdown: impl Future<Output = ()>) -> anyhow::Result<()> {
     tokio::pin!(shutdown);
-    tokio::select! {
-        () = &mut shutdown => {
-            info!("stopping; the tunnel device and the key stay");
-            return Ok(());
-        }
-        outcome = serve(client, options) => match outcome? {
-            Outcome::Left => info!("this cluster has left; nothing more to do here"),
-        },
-    }
-    shutdown.await;
-    Ok(())
-}
-
-async fn serve(client: Client, options: GatewayOptions) -> anyhow::Result<Outcome> {
     let apis = Apis::new(client);
     let mut nodes = watch::follow::<Node>(
         Api::all(apis.client.clone()),
@@ -79,12 +68,32 @@ async fn serve(client: Client, options: GatewayOptions) -> anyhow::Result<Outcom
         Api::namespaced(apis.client.clone(), SYSTEM_NAMESPACE),
         kube::runtime::watcher::Config::default(),
     );
-    let mut role = Role::new(apis, options).await?;
-    let served = role.serve(&mut nodes, &mut clusters).await;
-    if let Err(error) = &served {
-        role.report_failure(error).await;
+    let mut role = tokio::select! {
+        () = &mut shutdown => return Ok(()),
+        role = Role::new(apis, options) => role?,
+    };
+    let served = tokio::select! {
+        () = &mut shutdown => None,
+        served = role.serve(&mut nodes, &mut clusters) => Some(served),
+    };
+    match served {
+        None => {
+            if tokio::time::timeout(STOP, role.stop()).await.is_err() {
+                info!("stopping; the API server did not answer in time");
+            }
+        }
+        // What wants a gateway here after all starts it again.
+        Some(Ok(Outcome::Retired)) => {}
+        Some(Ok(Outcome::Left)) => {
+            info!("this cluster has left; nothing more to do here");
+            shutdown.await;
+        }
+        Some(Err(error)) => {
+            role.report_failure(&error).await;
+            return Err(error.into());
+        }
     }
-    Ok(served?)
+    Ok(())
 }
 
 /// Calls until it works, with growing pauses between; says what does not.

@@ -2,7 +2,7 @@
 
 use std::net::IpAddr;
 
-use daisy_api::labels::{NODE_ADDRESS, PUBLIC_ADDRESS};
+use daisy_api::labels::{GATEWAY_NODE, NODE_ADDRESS, PUBLIC_ADDRESS};
 use daisy_gateway_core::addresses::{DeclaredAddress, NodeAddresses, parse_declared};
 use k8s_openapi::api::core::v1::Node;
 use kube::ResourceExt as _;
@@ -14,13 +14,16 @@ pub(super) struct NodeFacts {
     pub(super) address: Option<IpAddr>,
     /// Where others may reach it.
     pub(super) addresses: NodeAddresses,
+    /// Whether it is labelled as a gateway.
+    pub(super) gateway: bool,
     /// What of it cannot be read.
     pub(super) problems: Vec<String>,
 }
 
 /// Reads a Node; `declared` are public addresses from the gateway's own options.
 pub(super) fn facts(node: &Node, declared: &[IpAddr]) -> NodeFacts {
-    let mut facts = NodeFacts::default();
+    let mut facts =
+        NodeFacts { gateway: node.labels().get(GATEWAY_NODE).is_some_and(|value| value == "true"), ..NodeFacts::default() };
     let name = node.name_any();
     let annotation = |key: &str| node.metadata.annotations.as_ref().and_then(|all| all.get(key));
     if let Some(text) = annotation(NODE_ADDRESS) {

@@ -15,8 +15,8 @@ use futures::future::{BoxFuture, pending};
 use futures::stream::BoxStream;
 use k8s_openapi::api::core::v1::Node;
 use k8s_openapi::jiff::Timestamp;
-use kube::ResourceExt as _;
 use kube::api::DeleteParams;
+use kube::{Api, ResourceExt as _};
 use thiserror::Error;
 use tokio::sync::watch as channel;
 use tokio::time::{Instant, MissedTickBehavior, interval};
@@ -47,6 +47,8 @@ const ISSUES_NAMED: usize = 5;
 pub(super) enum Outcome {
     /// The cluster left, and everything of the gateway's is removed.
     Left,
+    /// The node is no gateway any more, and everything of the gateway's is removed.
+    Retired,
 }
 
 /// What ends a role.
@@ -155,7 +157,13 @@ impl Role {
                 _ = refresh.tick() => self.refresh(),
             }
             if self.clusters.membership() == Membership::Leaving {
-                return Ok(self.leave().await);
+                info!("this cluster leaves: ending its tunnels");
+                self.leave().await;
+                return Ok(Outcome::Left);
+            }
+            if self.facts.as_ref().is_some_and(|facts| !facts.gateway) {
+                self.retire().await;
+                return Ok(Outcome::Retired);
             }
         }
     }
@@ -284,9 +292,25 @@ impl Role {
         }
     }
 
-    /// The cluster leaves: nothing of the gateway's stays.
-    async fn leave(&mut self) -> Outcome {
-        info!("this cluster leaves: ending its tunnels");
+    /// The role is told to stop: for a while, and all stays for the next start; or for good, because its node's label was taken away,
+    /// which the pod's end and not always the watch tells first.
+    pub(super) async fn stop(&mut self) {
+        let nodes: Api<Node> = Api::all(self.apis.client.clone());
+        match nodes.get_opt(self.options.node_name.as_str()).await {
+            Ok(Some(node)) if !facts(&node, &[]).gateway => self.retire().await,
+            Ok(_) => info!("stopping; the tunnel device and the key stay"),
+            Err(error) => info!(%error, "stopping; the tunnel device and the key stay"),
+        }
+    }
+
+    /// Its node is no gateway any more: others are to forget it.
+    async fn retire(&mut self) {
+        info!("node {} is no longer labelled as a gateway: ending its tunnels", self.options.node_name);
+        self.leave().await;
+    }
+
+    /// Nothing of the gateway's stays.
+    async fn leave(&mut self) {
         let removed = match self.running.take() {
             Some(running) => running.data_path.remove().await,
             None => remove_device(TUNNEL_DEVICE).await.map(drop),
@@ -307,7 +331,6 @@ impl Role {
         })
         .await;
         info!("removed device {TUNNEL_DEVICE}, Gateway {node} and Secret {GATEWAY_KEYS_NAMESPACE}/{name}");
-        Outcome::Left
     }
 
     /// Ends the writer: after this nothing makes the Gateway again.

@@ -4,7 +4,7 @@ use std::net::TcpListener;
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
-use daisy_api::labels::{GATEWAY_KEYS_NAMESPACE, SYSTEM_NAMESPACE};
+use daisy_api::labels::{GATEWAY_KEYS_NAMESPACE, GATEWAY_NODE, SYSTEM_NAMESPACE};
 use daisy_api_server::{Handle, Options, ResourceDefinition, ResourceKey, Server};
 use daisy_gateway::GatewayOptions;
 use k8s_openapi::api::core::v1::{Node, Secret};
@@ -69,10 +69,17 @@ impl ApiServer {
     pub(crate) fn add_node(&self, site: &Site, internal: &str) {
         let name = format!("{}-node", site.id);
         let key = ResourceKey::of::<Node>();
-        let node = json!({ "apiVersion": "v1", "kind": "Node", "metadata": { "name": name } });
+        let node =
+            json!({ "apiVersion": "v1", "kind": "Node", "metadata": { "name": name, "labels": { GATEWAY_NODE: "true" } } });
         block_on(self.handle.create(&key, "", node)).unwrap();
         let status = json!({ "status": { "addresses": [{ "type": "InternalIP", "address": internal }] } });
         block_on(self.handle.patch_status(&key, "", &name, status)).unwrap();
+    }
+
+    /// Takes the gateway label from the site's Node.
+    pub(crate) fn unlabel_node(&self, site: &Site) {
+        let labels = json!({ "metadata": { "labels": { GATEWAY_NODE: null } } });
+        block_on(self.handle.patch(&ResourceKey::of::<Node>(), "", &format!("{}-node", site.id), labels)).unwrap();
     }
 
     /// Gives the site's Node an address in the node range, as a syncer does.
