@@ -7,7 +7,7 @@ use daisy_api::conditions::{self, READY, VALID};
 use daisy_api::{NamespaceName, ServiceExport, ServiceExportSpec, ServiceName, labels};
 use daisy_kubernetes::Api;
 use futures::StreamExt;
-use k8s_openapi::api::core::v1::Namespace;
+use k8s_openapi::api::core::v1::{Namespace, Service};
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::Condition;
 use kube::api::{DeleteParams, ListParams, Patch, PatchParams, PostParams, WatchEvent, WatchParams};
 use kube::{Client, ResourceExt};
@@ -17,6 +17,8 @@ use crate::connect;
 
 /// How long to wait for the syncer's word on an export.
 const VERDICT: Duration = Duration::from_secs(15);
+/// The reason of `Valid` where there is no Service of the export's name (KEP-1645).
+const NO_SERVICE: &str = "NoService";
 /// Namespaces that no bulk export takes.
 const NEVER: [&str; 6] = [
     "kube-system",
@@ -76,7 +78,10 @@ async fn service(client: &Client, namespace: &NamespaceName, name: &ServiceName)
         ),
         Err(error) => return Err(error).with_context(|| format!("creating ServiceExport {namespace}/{name}")),
     }
-    let conditions = verdict(&api, name).await?;
+    let services: Api<Service> = Api::namespaced(client.clone(), namespace.as_str());
+    let exists =
+        services.get_opt(name.as_str()).await.with_context(|| format!("reading Service {namespace}/{name}"))?.is_some();
+    let conditions = verdict(&api, name, exists).await?;
     let bad = [VALID, READY].iter().find_map(|t| conditions::find(&conditions, t).filter(|c| c.status != "True"));
     if let Some(condition) = bad {
         bail!("{namespace}/{name} is not exported ({}): {}", condition.reason, condition.message);
@@ -95,13 +100,10 @@ async fn service(client: &Client, namespace: &NamespaceName, name: &ServiceName)
 }
 
 /// Watches the export until it is judged for good: not valid, or ready, or failed; at the end of the wait, what there is.
-async fn verdict(api: &Api<ServiceExport>, name: &ServiceName) -> Result<Vec<Condition>> {
+async fn verdict(api: &Api<ServiceExport>, name: &ServiceName, exists: bool) -> Result<Vec<Condition>> {
     let started = Instant::now();
     let of = |export: ServiceExport| export.status.unwrap_or_default().conditions;
-    let settled = |list: &[Condition]| {
-        conditions::find(list, VALID).is_some_and(|c| c.status == "False")
-            || conditions::find(list, READY).is_some_and(|c| c.status == "True" || c.reason == "Failed")
-    };
+    let settled = |list: &[Condition]| settled(list, exists);
     loop {
         let object = api.get(name.as_str()).await?;
         let version = object.resource_version().unwrap_or_default();
@@ -124,6 +126,13 @@ async fn verdict(api: &Api<ServiceExport>, name: &ServiceName) -> Result<Vec<Con
     }
 }
 
+/// Whether nothing better is to be waited for. A syncer whose watch of Services is behind says that there is none: where we have seen
+/// it, `exists`, that will change.
+fn settled(list: &[Condition], exists: bool) -> bool {
+    conditions::find(list, VALID).is_some_and(|c| c.status == "False" && !(exists && c.reason == NO_SERVICE))
+        || conditions::find(list, READY).is_some_and(|c| c.status == "True" || c.reason == "Failed")
+}
+
 async fn chosen(client: &Client, name: Option<NamespaceName>, all: bool) -> Result<Vec<String>> {
     if let (Some(name), false) = (&name, all) {
         if NEVER.contains(&name.as_str()) {
@@ -144,5 +153,27 @@ async fn mark(client: &Client, namespace: &str, on: bool) -> Result<()> {
         Ok(_) => Ok(()),
         Err(kube::Error::Api(status)) if status.code == 404 => bail!("namespace {namespace} does not exist"),
         Err(error) => Err(error).with_context(|| format!("labelling namespace {namespace}")),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn condition(kind: &str, status: &str, reason: &str) -> Condition {
+        let json = serde_json::json!({
+            "type": kind, "status": status, "reason": reason, "message": "", "lastTransitionTime": "2026-01-01T00:00:00Z",
+        });
+        serde_json::from_value(json).expect("a condition")
+    }
+
+    #[test]
+    fn a_syncer_that_has_not_yet_seen_the_service_has_not_judged() {
+        let missing = [condition(VALID, "False", NO_SERVICE)];
+        assert!(!settled(&missing, true), "it exists: the syncer will see it");
+        assert!(settled(&missing, false));
+        assert!(settled(&[condition(VALID, "False", "InvalidServiceType")], true));
+        assert!(settled(&[condition(VALID, "True", "Valid"), condition(READY, "True", "Exported")], true));
+        assert!(!settled(&[condition(VALID, "True", "Valid"), condition(READY, "False", "Pending")], true));
     }
 }
