@@ -160,6 +160,8 @@ fn connected(stage: &mut Stage) -> Result<()> {
 
 /// Leaves with one cluster, and looks for what is left there.
 pub(super) fn leave(stage: &Stage, cluster: &Cluster) -> Result<()> {
+    // What users made goes as users take it away: as long as there is one, its kind stays too.
+    stage.kubectl(&cluster.name, &["delete", "serviceexports.multicluster.x-k8s.io", "-A", "--all"])?;
     daisy(stage, &cluster.name, &["leave", "--context", &cluster.name])?;
     until(Duration::from_secs(20), &format!("nothing of Daisy's in {}", cluster.name), || nothing_left(stage, cluster))
 }
@@ -179,10 +181,6 @@ fn third_cluster(stage: &mut Stage) -> Result<()> {
 }
 
 fn leave_all(stage: &mut Stage) -> Result<()> {
-    // What users made goes as users take it away: as long as there is one, its kind stays too.
-    everywhere(stage, |stage, cluster| {
-        stage.kubectl(&cluster.name, &["delete", "serviceexports.multicluster.x-k8s.io", "-A", "--all"]).map(drop)
-    })?;
     everywhere(stage, leave)?;
     let members = daisy_json(stage, "broker", &["members", "--broker-kubeconfig", BROKER_KUBECONFIG])?;
     same("the broker's members", &serde_json::json!([]), &members)
