@@ -241,7 +241,21 @@ impl World {
         self.broker_forgot = true;
         self.note("the broker is restored from the backup");
         self.incarnations += 1;
+        self.ghosts_export(&backup);
         self.replace_broker(backup.reborn(self.incarnations));
+    }
+
+    /// Who has left is a member again on a copy from before, until the administrator removes it (`heal` does): nobody who joined or started
+    /// since can know better, and its exports count meanwhile, the oldest first. So names that it exports there may change.
+    fn ghosts_export(&mut self, backup: &Store) {
+        let left = |object: &&Object| {
+            let of = |cluster: &&SimCluster| cluster.id.broker_namespace() == object.namespace();
+            self.clusters.values().find(of).is_some_and(|cluster| cluster.standing == Standing::Left)
+        };
+        let keys = backup.list(Kind::Export).filter(left);
+        let keys: Vec<ServiceKey> =
+            keys.filter_map(|o| if let Object::Export(o) = o { Some(o.spec.key()) } else { None }).collect();
+        self.exempt.keys.extend(keys);
     }
 
     /// The broker comes back empty.
