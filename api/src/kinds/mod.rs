@@ -20,7 +20,9 @@ pub use invitation::{Invitation, InvitationSpec, InvitationStatus};
 pub use join_request::{JoinPhase, JoinRequest, JoinRequestSpec, JoinRequestStatus, Ranges};
 pub use member::{Member, MemberSpec};
 pub use service_export::{ServiceExport, ServiceExportSpec, ServiceExportStatus};
-pub use service_import::{ImportPort, ImportType, ServiceImport, ServiceImportSpec, ServiceImportStatus, SourceCluster};
+pub use service_import::{
+    EndpointSliceObjects, ImportPort, ImportType, ServiceImport, ServiceImportSpec, ServiceImportStatus, SourceCluster,
+};
 
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};

@@ -93,6 +93,19 @@ pub struct ServiceImportStatus {
     /// `Ready`.
     #[serde(default)]
     pub conditions: Vec<Condition>,
+    /// Whether its EndpointSlices are in its namespace.
+    #[serde(default)]
+    pub endpoint_slice_objects: EndpointSliceObjects,
+}
+
+/// Whether EndpointSlices of an import are there.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+pub enum EndpointSliceObjects {
+    /// They are.
+    Present,
+    /// There is none.
+    #[default]
+    Absent,
 }
 
 /// A cluster that exports what is imported.

@@ -130,9 +130,26 @@ pub enum Progress {
     Failed(String),
 }
 
-/// The conditions of a ServiceExport: always `Valid` and `Ready`; `Conflict` while it is valid.
+/// Whether all endpoints of an export are offered to the other clusters: a condition of Daisy's own, there only while some are not.
+pub const ENDPOINTS_OFFERED: &str = "EndpointsOffered";
+
+/// Endpoints that other clusters cannot be sent to.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct NotOffered {
+    /// How many.
+    pub count: usize,
+    /// Why the first of them is not offered.
+    pub why: String,
+}
+
+/// The conditions of a ServiceExport: always `Valid` and `Ready`; `Conflict` while it is valid; [`ENDPOINTS_OFFERED`] while some are not.
 #[must_use]
-pub fn conditions(judged: Result<(), &Invalid>, progress: &Progress, conflicts: &[Conflict]) -> Vec<Wanted> {
+pub fn conditions(
+    judged: Result<(), &Invalid>,
+    progress: &Progress,
+    conflicts: &[Conflict],
+    left_out: Option<&NotOffered>,
+) -> Vec<Wanted> {
     if let Err(invalid) = judged {
         let ready = Wanted::new(READY, false, "Failed", "not exported: see the condition Valid");
         return vec![Wanted::new(VALID, false, invalid.reason(), invalid.to_string()), ready];
@@ -149,5 +166,13 @@ pub fn conditions(judged: Result<(), &Invalid>, progress: &Progress, conflicts: 
         let messages: Vec<&str> = conflicts.iter().map(|conflict| conflict.message.as_str()).collect();
         Wanted::new(CONFLICT, true, reasons.join(","), messages.join("; "))
     };
-    vec![Wanted::new(VALID, true, "Valid", "the Service can be exported"), ready, conflict]
+    let mut all = vec![Wanted::new(VALID, true, "Valid", "the Service can be exported"), ready, conflict];
+    all.extend(left_out.map(|NotOffered { count, why }| {
+        let message = format!(
+            "{count} endpoints are not offered to other clusters, which could not reach them \
+             (a pod with hostNetwork has its node's address): {why}"
+        );
+        Wanted::new(ENDPOINTS_OFFERED, false, "OutsideClusterCIDRs", message)
+    }));
+    all
 }

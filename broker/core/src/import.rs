@@ -73,6 +73,26 @@ pub fn families(merged: &Merged, here: &[IpFamily]) -> Option<Vec<IpFamily>> {
     (merged.ip_families.is_empty() || !both.is_empty()).then_some(both)
 }
 
+/// The families with the one first that the import's Service has first already: its address must not change because another
+/// cluster's export came to be the oldest.
+#[must_use]
+pub fn keep_first(mut families: Vec<IpFamily>, first: Option<IpFamily>) -> Vec<IpFamily> {
+    if let Some(place) = families.iter().position(|family| Some(*family) == first) {
+        families[..=place].rotate_right(1);
+    }
+    families
+}
+
+/// What the condition `Ready` says of an import that can be used.
+#[must_use]
+pub fn ready_message(merged: &Merged) -> &'static str {
+    if merged.internal_traffic_policy.as_deref() == Some("Local") {
+        return "it can be used in this cluster; its internalTrafficPolicy is Local, which is not followed: endpoints in other clusters are \
+                on no node of this one, and none of them would be reached";
+    }
+    "it can be used in this cluster"
+}
+
 /// The import's Service: no selector, so nobody else writes its EndpointSlices; headless where the import is.
 ///
 /// The internal traffic policy and the traffic distribution are left to the ServiceImport: endpoints elsewhere are on no node

@@ -11,7 +11,7 @@ use super::action::Verb;
 use super::agenda::Work;
 use super::note::Note;
 use super::{Link, Syncer};
-use crate::export::{self, Invalid, Progress};
+use crate::export::{self, Invalid, NotOffered, Progress};
 use crate::managed::{Managed, Overlay};
 use crate::object::{Kind, Object, Place, Reference};
 use crate::policy;
@@ -122,13 +122,20 @@ impl Syncer {
                         records.insert(name, spec);
                     }
                 }
-                Err(refusal) => first = first.or_else(|| Some(refusal.to_string())),
+                Err(refusal) => {
+                    count += spec.endpoints.len();
+                    first = first.or_else(|| Some(refusal.to_string()));
+                }
             }
         }
-        if self.own.not_offered.get(key).copied().unwrap_or(0) != count {
-            self.own.not_offered.insert(key.clone(), count);
-            if let Some(why) = first {
-                self.note(Note::NotOffered { key: key.clone(), count, why });
+        let left_out = first.filter(|_| count > 0).map(|why| NotOffered { count, why });
+        if self.own.not_offered.get(key) != left_out.as_ref() {
+            match left_out {
+                Some(left_out) => {
+                    self.own.not_offered.insert(key.clone(), left_out.clone());
+                    self.note(Note::NotOffered { key: key.clone(), count, why: left_out.why });
+                }
+                None => drop(self.own.not_offered.remove(key)),
             }
         }
         records
@@ -257,7 +264,8 @@ impl Syncer {
             return;
         }
         let conflicts = self.conflicts.get(key).map_or(&[][..], Vec::as_slice);
-        let wanted = export::conditions(judged.as_ref().map(|_| ()), &self.progress(key), conflicts);
+        let left_out = self.own.not_offered.get(key);
+        let wanted = export::conditions(judged.as_ref().map(|_| ()), &self.progress(key), conflicts, left_out);
         let Some(export) = self.service_export(key) else { return };
         let mut changed = export.clone();
         let generation = export.metadata.generation;
@@ -266,6 +274,9 @@ impl Syncer {
         if judged.is_err() {
             // What disagrees with an export that is none is no longer a question.
             list.retain(|condition| condition.type_ != conditions::CONFLICT);
+        }
+        if left_out.is_none() {
+            list.retain(|condition| condition.type_ != export::ENDPOINTS_OFFERED);
         }
         let mut differs = list.len() != had;
         for condition in wanted {

@@ -7,7 +7,8 @@ use std::time::Duration;
 use daisy_api::conditions::{self, READY, Wanted};
 use daisy_api::labels::SYSTEM_NAMESPACE;
 use daisy_api::{
-    ClusterId, ExportSpec, ExportType, IpFamily, MemberSpec, ServiceImport, ServiceImportStatus, ServiceKey, SourceCluster,
+    ClusterId, EndpointSliceObjects, ExportSpec, ExportType, IpFamily, MemberSpec, ServiceImport, ServiceImportStatus,
+    ServiceKey, SourceCluster,
 };
 use k8s_openapi::api::core::v1::Service;
 use k8s_openapi::api::discovery::v1::EndpointSlice;
@@ -23,7 +24,7 @@ use crate::import::{self, Exporter, Source};
 use crate::merge::{Merged, merge};
 use crate::object::{Kind, Object, Place, Reference};
 use crate::policy;
-use crate::service::cluster_ips;
+use crate::service::{self, cluster_ips};
 use crate::time::Now;
 
 /// Why an import cannot be made real here.
@@ -172,7 +173,9 @@ impl Syncer {
             return Err(Unrealisable { reason: "Pending", message });
         }
         let Some(here) = self.families_here() else { return Ok(merged.ip_families.clone()) };
-        import::families(merged, &here).ok_or_else(|| {
+        let observed = self.here.import_services.get(&name).and_then(|service| service.spec.as_ref()?.ip_families.as_ref());
+        let first = observed.and_then(|families| service::family(families.first()?));
+        import::families(merged, &here).map(|families| import::keep_first(families, first)).ok_or_else(|| {
             let names = |list: &[IpFamily]| list.iter().map(|family| family.as_str()).collect::<Vec<_>>().join(" and ");
             let message = format!("it is exported as {}, and this cluster has {}", names(&merged.ip_families), names(&here));
             Unrealisable { reason: "IPFamilyNotSupported", message }
@@ -327,17 +330,20 @@ impl Syncer {
         let ready = match trouble {
             Some(trouble) => Wanted::new(READY, false, trouble.reason, trouble.message.as_str()),
             None if import.spec.type_ == daisy_api::ImportType::Headless || !import.spec.ips.is_empty() => {
-                Wanted::new(READY, true, "Ready", "it can be used in this cluster")
+                Wanted::new(READY, true, "Ready", import::ready_message(merged))
             }
             None if self.agenda.has_failed(&service) => {
                 Wanted::new(READY, false, "Pending", format!("{service} could not be written, and is tried again"))
             }
             None => Wanted::new(READY, false, "Pending", "its clusterset IP is not allocated yet"),
         };
+        let mut slices = self.here.our_slices.of(key);
+        let present = slices.any(|((namespace, _), _)| namespace == key.namespace.as_str());
+        let objects = if present { EndpointSliceObjects::Present } else { EndpointSliceObjects::Absent };
         let mut changed = import.clone();
         let status = changed.status.get_or_insert_with(ServiceImportStatus::default);
-        let differs = status.clusters != clusters;
-        status.clusters = clusters;
+        let differs = status.clusters != clusters || status.endpoint_slice_objects != objects;
+        (status.clusters, status.endpoint_slice_objects) = (clusters, objects);
         if conditions::set(&mut status.conditions, ready, import.metadata.generation, now.wall) || differs {
             let reference = Object::from(changed.clone()).reference(Place::Here);
             self.agenda.submit(reference, Verb::Status(changed.into()), (&Work::Import(key.clone()), since), now);

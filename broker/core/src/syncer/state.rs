@@ -15,6 +15,7 @@ use k8s_openapi::jiff::Timestamp;
 
 use super::exports::Stand;
 use super::store::{Keyed, Listed};
+use crate::export::NotOffered;
 use crate::object::{Kind, Reference};
 use crate::service::LocalService;
 use crate::time::Now;
@@ -101,8 +102,8 @@ pub(super) struct Own {
     pub(super) refused: BTreeMap<Reference, String>,
     /// Own exports that a former run had in its imports.
     pub(super) adopted: BTreeSet<ServiceKey>,
-    /// How many endpoints of an export are not offered, as it was last said.
-    pub(super) not_offered: BTreeMap<ServiceKey, usize>,
+    /// How many endpoints of an export are not offered, and why the first is not, as it was last said.
+    pub(super) not_offered: BTreeMap<ServiceKey, NotOffered>,
 }
 
 impl Own {

@@ -4,5 +4,6 @@ mod interleaving;
 mod leave;
 mod order;
 mod scenarios;
+mod standard;
 mod vouching;
 mod world;
