@@ -176,6 +176,11 @@ pub struct Reserved {
 pub fn client(server: &str, ca_pem: &str, token: &str) -> Result<Client, EnrolError> {
     use_ring();
     let failed = |cause: String| EnrolError::Server { server: server.to_owned(), cause };
+    Client::try_from(config(server, ca_pem, token)?).map_err(|error| failed(error.to_string()))
+}
+
+fn config(server: &str, ca_pem: &str, token: &str) -> Result<Config, EnrolError> {
+    let failed = |cause: String| EnrolError::Server { server: server.to_owned(), cause };
     let url: http::Uri = server.parse().map_err(|error: http::uri::InvalidUri| failed(error.to_string()))?;
     if url.scheme_str() != Some("https") {
         return Err(failed("it does not begin with https://".to_owned()));
@@ -190,15 +195,21 @@ pub fn client(server: &str, ca_pem: &str, token: &str) -> Result<Client, EnrolEr
     let mut config = Config::new(url);
     config.root_cert = Some(certificates);
     config.auth_info = AuthInfo { token: Some(token.to_owned().into()), ..AuthInfo::default() };
-    Client::try_from(config).map_err(|error| failed(error.to_string()))
+    Ok(config)
 }
 
-/// Whether the API server at this address is the one that this authority vouches for. Nothing secret is sent.
+/// Whether the API server that is reached at `at` is one that `ca_pem` vouches for at the address `server`, by which others will
+/// know it. Nothing secret is sent.
 ///
 /// # Errors
 /// [`EnrolError::Unreachable`] where nobody answers; the others where an answer cannot be trusted.
-pub async fn verify(server: &str, ca_pem: &str) -> Result<(), EnrolError> {
-    let client = client(server, ca_pem, "nobody")?;
+pub async fn verify(at: &str, server: &str, ca_pem: &str) -> Result<(), EnrolError> {
+    use_ring();
+    let failed = |cause: String| EnrolError::Server { server: server.to_owned(), cause };
+    let url: http::Uri = server.parse().map_err(|error: http::uri::InvalidUri| failed(error.to_string()))?;
+    let mut config = config(at, ca_pem, "nobody")?;
+    config.tls_server_name = url.host().map(|host| host.trim_matches(['[', ']']).to_owned());
+    let client = Client::try_from(config).map_err(|error| failed(error.to_string()))?;
     match tokio::time::timeout(VERIFY_WITHIN, client.apiserver_version()).await {
         Ok(Ok(_) | Err(kube::Error::Api(_))) => Ok(()),
         Ok(Err(error)) => Err(explain(server, &error)),

@@ -27,7 +27,9 @@ fn stop() -> Result<impl Future<Output = ()> + Send + 'static> {
 
 /// Logs go to standard error; `RUST_LOG` sets what is logged.
 fn log() {
-    let filter = EnvFilter::try_from_default_env().unwrap_or_else(|_| EnvFilter::new("info,boringtun=off,hickory_server=warn"));
+    // What fails at the API server's client is told by whoever asked it.
+    let filter = EnvFilter::try_from_default_env()
+        .unwrap_or_else(|_| EnvFilter::new("info,boringtun=off,hickory_server=warn,kube_client=off"));
     // A second call, as in `deploy-broker`, changes nothing.
     let _ = tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr).with_ansi(false).try_init();
 }

@@ -1,18 +1,37 @@
-//! An embedded broker in this process, and clusters that join it.
+//! A broker, and clusters that join it: an embedded one in this process, or a Kubernetes cluster.
+//!
+//! The cluster is the one that the kubeconfig in `DAISY_TEST_BROKER_KUBECONFIG` leads to, as a user who may do everything. It needs
+//! an API server and a controller manager, no nodes: the registrar runs in this process unless one is deployed there.
 #![allow(dead_code, reason = "each test program uses a part of it")]
 
-use std::path::Path;
-use std::time::Duration;
+use std::path::{Path, PathBuf};
+use std::sync::{Arc, LazyLock};
+use std::time::{Duration, Instant};
 
 use daisy_api::broker_info::BrokerInfo;
-use daisy_api::{Cidr, ClusterId, Grant};
+use daisy_api::{Cidr, ClusterId, Export, Grant, Invitation, JoinRequest, Member};
+use daisy_broker::apply::Applier;
 use daisy_broker::enrol::{self, Answer, Ask, Credential, EnrolError};
+use daisy_broker::registrar::{self, RegistrarOptions};
+use daisy_broker::rights;
 use daisy_broker::server::{self, BrokerOptions, BrokerReady};
-use daisy_broker::setup::{self, Address, Invite};
+use daisy_broker::setup::{self, Address, Invite, manifests};
 use ed25519_dalek::SigningKey;
-use kube::Client;
-use tokio::sync::oneshot;
+use k8s_openapi::api::apps::v1::Deployment;
+use k8s_openapi::api::authentication::v1::TokenRequest;
+use k8s_openapi::api::core::v1::{Namespace, ServiceAccount};
+use kube::api::{DeleteParams, ListParams, PostParams};
+use kube::config::{KubeConfigOptions, Kubeconfig};
+use kube::{Api, Client, Config, ResourceExt};
+use tokio::sync::{Mutex, OwnedMutexGuard, oneshot};
 use tokio::task::JoinHandle;
+
+/// Names the kubeconfig of a cluster that is to be the broker.
+const KUBECONFIG: &str = "DAISY_TEST_BROKER_KUBECONFIG";
+const BROKER: &str = "daisy-broker";
+
+/// One test at a time has the cluster.
+static CLUSTER: LazyLock<Arc<Mutex<()>>> = LazyLock::new(Arc::default);
 
 /// A broker that serves until it is stopped.
 pub struct Broker {
@@ -20,6 +39,7 @@ pub struct Broker {
     pub admin: Client,
     stop: oneshot::Sender<()>,
     serving: JoinHandle<anyhow::Result<()>>,
+    on_kubernetes: Option<OwnedMutexGuard<()>>,
 }
 
 impl Broker {
@@ -35,15 +55,78 @@ impl Broker {
             let _ = stopped.await;
         }));
         let Ok(ready) = is_ready.await else { panic!("the broker does not start: {:?}", serving.await) };
-        let config = kube::config::Kubeconfig::read_from(&ready.kubeconfig).unwrap();
-        let config = kube::Config::from_custom_kubeconfig(config, &Default::default()).await.unwrap();
+        let config = Kubeconfig::read_from(&ready.kubeconfig).unwrap();
+        let config = Config::from_custom_kubeconfig(config, &Default::default()).await.unwrap();
         let admin = Client::try_from(config).unwrap();
-        Self { ready, admin, stop, serving }
+        Self { ready, admin, stop, serving, on_kubernetes: None }
+    }
+
+    /// The cluster of `DAISY_TEST_BROKER_KUBECONFIG`; `None`, and a word of it, where that is not set.
+    pub async fn kubernetes() -> Option<Self> {
+        let Some(kubeconfig) = std::env::var_os(KUBECONFIG).map(PathBuf::from) else {
+            eprintln!("SKIPPED: {KUBECONFIG} names no cluster to be the broker");
+            return None;
+        };
+        let guard = CLUSTER.clone().lock_owned().await;
+        let config = Kubeconfig::read_from(&kubeconfig).unwrap();
+        let config = Config::from_custom_kubeconfig(config, &KubeConfigOptions::default()).await.unwrap();
+        let address = address(&config);
+        let admin = Client::try_from(config).unwrap();
+        let broker_id = setup::install(&admin).await.unwrap();
+        setup::count_quota(&admin, Duration::from_secs(120)).await.unwrap();
+        let (stop, stopped) = oneshot::channel::<()>();
+        let serving = tokio::spawn(register(admin.clone(), address.clone(), stopped));
+        let ready = BrokerReady { address, kubeconfig, broker_id, listening: Vec::new() };
+        let broker = Self { ready, admin, stop, serving, on_kubernetes: Some(guard) };
+        // Whatever a test before this one left when it failed.
+        broker.clear().await;
+        Some(broker)
+    }
+
+    pub fn is_kubernetes(&self) -> bool {
+        self.on_kubernetes.is_some()
     }
 
     pub async fn stop(self) {
+        if self.is_kubernetes() {
+            self.clear().await;
+        }
         drop(self.stop);
         self.serving.await.unwrap().unwrap();
+    }
+
+    /// Removes the members, requests and invitations of tests, and waits until their namespaces are gone.
+    async fn clear(&self) {
+        let of_tests = |name: &str| name == "victim" || name == "guest";
+        let (all, params) = (ListParams::default(), DeleteParams::default());
+        let members: Api<Member> = Api::namespaced(self.admin.clone(), BROKER);
+        for member in members.list(&all).await.unwrap().items.iter().filter(|m| of_tests(&m.name_any())) {
+            members.delete(&member.name_any(), &params).await.unwrap();
+        }
+        let requests: Api<JoinRequest> = Api::namespaced(self.admin.clone(), BROKER);
+        requests.delete_collection(&params, &all).await.unwrap();
+        for invitation in Api::<Invitation>::namespaced(self.admin.clone(), BROKER).list(&all).await.unwrap() {
+            setup::revoke_invitation(&self.admin, &invitation.name_any()).await.unwrap();
+        }
+        let namespaces: Api<Namespace> = Api::all(self.admin.clone());
+        for id in ["victim", "guest"].map(id) {
+            let started = Instant::now();
+            while namespaces.get_opt(&id.broker_namespace()).await.unwrap().is_some() {
+                assert!(started.elapsed() < Duration::from_secs(60), "namespace {} does not go", id.broker_namespace());
+                tokio::time::sleep(Duration::from_millis(100)).await;
+            }
+        }
+    }
+
+    /// Waits until what bounds this member's writes is in force: a Kubernetes API server takes a new policy up in a second or so.
+    pub async fn in_force(&self, credential: &Credential, refused: &Export) {
+        let exports: Api<Export> = Api::namespaced(self.member(credential), &credential.namespace);
+        let try_only = PostParams { dry_run: true, field_manager: None };
+        let started = Instant::now();
+        while exports.create(&try_only, refused).await.is_ok() {
+            assert!(started.elapsed() < Duration::from_secs(20), "the policies do not come into force");
+            tokio::time::sleep(Duration::from_millis(50)).await;
+        }
     }
 
     pub fn address(&self) -> &Address {
@@ -64,6 +147,37 @@ impl Broker {
     pub fn member(&self, credential: &Credential) -> Client {
         enrol::client(&self.address().server, &self.address().ca, &credential.token).unwrap()
     }
+}
+
+fn address(config: &Config) -> Address {
+    use base64::Engine;
+    let pem = |der: &Vec<u8>| {
+        let text = base64::engine::general_purpose::STANDARD.encode(der);
+        format!("-----BEGIN CERTIFICATE-----\n{text}\n-----END CERTIFICATE-----\n")
+    };
+    let ca = config.root_cert.as_ref().expect("the kubeconfig pins an authority").iter().map(pem).collect();
+    Address { server: config.cluster_url.to_string().trim_end_matches('/').to_owned(), ca }
+}
+
+/// Runs the registrar with its own rights and no others, unless one is deployed there.
+async fn register(admin: Client, address: Address, stopped: oneshot::Receiver<()>) -> anyhow::Result<()> {
+    let stopped = async {
+        let _ = stopped.await;
+    };
+    let deployments: Api<Deployment> = Api::namespaced(admin.clone(), BROKER);
+    let deployed = deployments.get_opt(rights::REGISTRAR).await?.and_then(|d| d.status?.ready_replicas).unwrap_or(0);
+    if deployed > 0 {
+        stopped.await;
+        return Ok(());
+    }
+    let applier = Applier::new(admin.clone());
+    for object in manifests::registrar("daisy")?.iter().filter(|o| o.types.as_ref().is_some_and(|t| t.kind != "Deployment")) {
+        applier.apply(object).await?;
+    }
+    let accounts: Api<ServiceAccount> = Api::namespaced(admin, BROKER);
+    let answer = accounts.create_token_request(rights::REGISTRAR, &PostParams::default(), &TokenRequest::default()).await?;
+    let client = enrol::client(&address.server, &address.ca, &answer.status.unwrap().token)?;
+    registrar::run(client, RegistrarOptions::default(), stopped).await
 }
 
 pub fn cidr(text: &str) -> Cidr {

@@ -27,6 +27,7 @@ use crate::{connect, output, roles, rollout};
 
 /// The first Kubernetes whose API servers judge by all that the policies say (CEL's `ip()` and `cidr()`).
 const KUBERNETES_LEAST: u32 = 31;
+const NOT_VOUCHED: &str = "clusters could not know this API server at this address by its certificate; nothing was changed. Add the address to the certificate (kubeadm: certSANs), or name another with --server, or another authority with --ca-file";
 /// How long a cluster may take to count a quota of new kinds, whatever `--timeout` says.
 const COUNTED_WITHIN: Duration = Duration::from_secs(90);
 /// How long an API server may take until new policies are in force; it is a second or two.
@@ -153,18 +154,25 @@ async fn look(
     preflight::rights(client, needs, "deploy a broker").await?;
     preflight::rehearse(client, &objects.all()).await?;
     let address = address(config, client, options).await?;
-    match enrol::verify(&address.server, &address.ca).await {
-        Ok(()) => progress.done(&format!("clusters reach the broker at {} and pin its certificate authority", address.server)),
-        Err(error @ EnrolError::Unreachable { .. }) => {
-            progress.done(&format!("from here it cannot be seen whether clusters reach the broker: {error}"));
-        }
-        Err(error) => {
-            return Err(error).context(
-                "clusters could not pin this API server at this address; nothing was changed. --server names another address of it, --ca-file another authority",
-            );
-        }
-    }
+    vouched(config, &address, progress).await?;
     Ok(address)
+}
+
+/// Sees that whoever pins this authority takes the API server for the one meant, at the address that others use; that address may
+/// lead elsewhere from here, or nowhere.
+async fn vouched(config: &Config, address: &Address, progress: &mut Progress) -> Result<()> {
+    let here = connect::address(config)?.server;
+    let by_certificate = enrol::verify(&here, &address.server, &address.ca).await;
+    match enrol::verify(&address.server, &address.server, &address.ca).await {
+        Ok(()) => progress.done(&format!("clusters reach the broker at {} and pin its certificate authority", address.server)),
+        Err(error) if by_certificate.is_ok() => progress.done(&format!(
+            "clusters will take this API server for the broker at {}; whether they reach it there cannot be seen from here ({error})",
+            address.server
+        )),
+        Err(EnrolError::Unreachable { .. }) => by_certificate.context(NOT_VOUCHED)?,
+        Err(error) => return Err(error).context(NOT_VOUCHED),
+    }
+    Ok(())
 }
 
 async fn address(config: &Config, client: &Client, options: &DeployBroker) -> Result<Address> {

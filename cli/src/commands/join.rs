@@ -23,6 +23,9 @@ use crate::manifests::{self, Settings};
 use crate::progress::{Progress, Waiting};
 use crate::{connect, output, rollout};
 
+/// Keys and values for the Secret `daisy-broker-access`.
+type Access = Vec<(&'static str, String)>;
+
 /// Joins.
 pub(crate) async fn run(options: Join) -> Result<()> {
     let file = options.broker_info.display().to_string();
@@ -45,10 +48,9 @@ pub(crate) async fn run(options: Join) -> Result<()> {
         return dry_run(&plan, &settings);
     }
 
-    let access = if !options.replace && credential_works(&plan, &options).await {
-        None
-    } else {
-        Some(ask(&info, &options, &plan, &mut progress).await?)
+    let access = match if options.replace { None } else { kept_access(&info, &plan, &options).await } {
+        Some(kept) => kept,
+        None => ask(&info, &options, &plan, &mut progress).await?,
     };
     apply(&client, &options, &plan, access, &settings, &mut progress).await?;
     ready(&client, &options, &mut progress).await?;
@@ -89,16 +91,20 @@ fn dry_run(plan: &Plan, settings: &Settings) -> Result<()> {
     output::print(&text)
 }
 
-/// Whether the credential that an earlier join left is still good, so that this one need not ask again.
-async fn credential_works(plan: &Plan, options: &Join) -> bool {
-    let had = |key: &str| plan.access(key).map(|bytes| String::from_utf8_lossy(bytes).into_owned()).unwrap_or_default();
-    let Ok(client) = enrol::client(&had("server"), &had("ca"), &had("token")) else { return false };
+/// What an earlier join left, with the broker's address as it is now, where its credential is still good: then there is nothing to
+/// ask for.
+async fn kept_access(info: &BrokerInfo, plan: &Plan, options: &Join) -> Option<Access> {
+    let had = |key: &str| plan.access(key).map(|bytes| String::from_utf8_lossy(bytes).into_owned());
+    let token = had("token")?;
+    let client = enrol::client(&info.server, &info.ca, &token).ok()?;
     let members: Api<Member> = Api::namespaced(client, labels::BROKER_NAMESPACE);
-    members.get(options.clusterid.as_str()).await.is_ok()
+    members.get(options.clusterid.as_str()).await.ok()?;
+    // The token is not written again: the syncer may have renewed it meanwhile.
+    Some(vec![("server", info.server.clone()), ("ca", info.ca.clone())])
 }
 
 /// Asks the registrar, and returns what goes into the Secret.
-async fn ask(info: &BrokerInfo, options: &Join, plan: &Plan, progress: &mut Progress) -> Result<Vec<(&'static str, String)>> {
+async fn ask(info: &BrokerInfo, options: &Join, plan: &Plan, progress: &mut Progress) -> Result<Access> {
     use base64::Engine;
     let base64 = base64::engine::general_purpose::STANDARD;
     progress.waiting(&format!("asking the broker at {}", info.server));
@@ -132,7 +138,7 @@ async fn apply(
     client: &Client,
     options: &Join,
     plan: &Plan,
-    access: Option<Vec<(&'static str, String)>>,
+    access: Access,
     settings: &Settings,
     progress: &mut Progress,
 ) -> Result<()> {
@@ -141,9 +147,7 @@ async fn apply(
     for object in manifests::foundations()? {
         applier.apply(&object).await?;
     }
-    if let Some(access) = access {
-        write_access(client, access).await?;
-    }
+    write_access(client, access).await?;
     nodes::label(client, &plan.gateways, options.public_address).await?;
     progress.done(&format!("gateways: {}", plan.gateways.all.join(", ")));
     // What an earlier leave wrote on the nodes is no longer so.
@@ -160,7 +164,7 @@ async fn apply(
     add_stub(client, plan, progress).await
 }
 
-async fn write_access(client: &Client, access: Vec<(&'static str, String)>) -> Result<()> {
+async fn write_access(client: &Client, access: Access) -> Result<()> {
     let api: Api<Secret> = Api::namespaced(client.clone(), labels::SYSTEM_NAMESPACE);
     let mut secret = Secret::default();
     secret.metadata.name = Some(labels::BROKER_ACCESS_SECRET.to_owned());
@@ -230,7 +234,8 @@ async fn unready(client: &Client, options: &Join) -> Result<Option<Waiting>> {
     }
     let clusters: Api<Cluster> = Api::namespaced(client.clone(), namespace);
     let Some(cluster) = clusters.get_opt(options.clusterid.as_str()).await? else {
-        return Ok(Some(Waiting::on("the syncer to reach the broker")));
+        let trouble = ": its pods have to reach the address in the broker-info file, from inside this cluster; `kubectl -n daisy-system logs deployment/daisy-syncer` says what they get";
+        return Ok(Some(Waiting { what: "the syncer to reach the broker".to_owned(), trouble: trouble.to_owned() }));
     };
     let list = cluster.status.unwrap_or_default().conditions;
     if let Some(condition) = conditions::find(&list, "BrokerConnected").filter(|c| c.status == "False") {
