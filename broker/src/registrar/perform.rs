@@ -4,7 +4,7 @@ use std::fmt::Debug;
 use std::time::Duration;
 
 use daisy_api::labels::BROKER_NAMESPACE;
-use daisy_api::{Cluster, ClusterId, Export, ExportEndpoints, Heartbeat, Invitation, JoinRequest, Member};
+use daisy_api::{Cluster, ClusterId, Export, ExportEndpoints, Heartbeat, Invitation, JoinRequest, JoinRequestStatus, Member};
 use daisy_broker_core::registrar::{Action, Admission, Outcome};
 use daisy_kubernetes::Api;
 use k8s_openapi::api::admissionregistration::v1::ValidatingAdmissionPolicyBinding;
@@ -23,6 +23,8 @@ use crate::apply::said;
 use crate::sealing::{Credential, SealError};
 use crate::{policies, rights};
 
+/// The reason of a refusal for an invitation that is not there.
+const INVITATION_UNKNOWN: &str = "InvitationUnknown";
 /// How long to wait, again and again, for an API server to see a role that it has taken.
 const ROLE_UNSEEN: [Duration; 6] = [
     Duration::from_millis(20),
@@ -55,6 +57,12 @@ pub enum PerformError {
     /// The credential cannot be sealed.
     #[error(transparent)]
     Seal(#[from] SealError),
+    /// An invitation that is there, and that the registrar has yet to see.
+    #[error("Invitation {invitation} is there, and its watch has yet to bring it")]
+    Unseen {
+        /// Its name.
+        invitation: String,
+    },
     /// An admission of something that cannot be a member.
     #[error("the Member has no valid cluster ID for a name")]
     Name,
@@ -173,7 +181,10 @@ impl Hands {
 
     pub(super) async fn perform(&self, action: &Action) -> Result<Outcome, PerformError> {
         match action {
-            Action::Answer { request, status, .. } => self.answer(request, &json!({ "status": status })).await?,
+            Action::Answer { request, status, invitation } => {
+                self.seen(status, invitation).await?;
+                self.answer(request, &json!({ "status": status })).await?;
+            }
             Action::Admit(admission) => return self.admit(admission).await,
             Action::EndMember { id, uid, .. } => self.end(id, uid).await?,
             Action::RemoveCluster { id } => self.remove(id).await?,
@@ -181,6 +192,19 @@ impl Hands {
             Action::DeleteInvitation { name } => self.delete_invitation(name).await?,
         }
         Ok(Outcome::Done)
+    }
+
+    /// Watches of two kinds are not in one order: a request may be seen before the invitation that was there before it. So nobody is
+    /// told that there is no such invitation while there is.
+    async fn seen(&self, status: &JoinRequestStatus, invitation: &str) -> Result<(), PerformError> {
+        if status.reason != INVITATION_UNKNOWN {
+            return Ok(());
+        }
+        let there = self.daisys::<Invitation>().get_opt(invitation).await;
+        match there.doing(|| format!("looking for Invitation {invitation}"))? {
+            Some(_) => Err(PerformError::Unseen { invitation: invitation.to_owned() }),
+            None => Ok(()),
+        }
     }
 
     async fn answer(&self, request: &str, patch: &serde_json::Value) -> Result<(), PerformError> {
@@ -293,5 +317,43 @@ impl Hands {
         delete(&self.daisys::<RoleBinding>(), &account, &params).await?;
         delete(&self.daisys::<ServiceAccount>(), &account, &params).await?;
         delete(&self.daisys::<Invitation>(), name, &params).await
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use daisy_api::JoinPhase;
+    use daisy_broker_core::registrar::denial::Denial;
+
+    use super::*;
+    use crate::server::{self, BrokerOptions};
+    use crate::setup::{self, Invite};
+
+    #[tokio::test]
+    async fn nobody_is_told_that_an_invitation_is_not_there_while_it_is() {
+        let data = tempfile::tempdir().expect("a folder");
+        let (ready, is_ready) = tokio::sync::oneshot::channel();
+        let listen = vec!["127.0.0.1:0".parse().expect("an address")];
+        let options = BrokerOptions { data_dir: data.path().to_owned(), listen, ..BrokerOptions::default() };
+        let serving = tokio::spawn(server::run(options, ready, std::future::pending()));
+        let broker = is_ready.await.expect("it serves");
+        let config = kube::config::Kubeconfig::read_from(&broker.kubeconfig).expect("a kubeconfig");
+        let config = kube::Config::from_custom_kubeconfig(config, &Default::default()).await.expect("a configuration");
+        let client = Client::try_from(config).expect("a client");
+        let info = setup::create_invitation(&client, &broker.address, &Invite::default()).await.expect("an invitation");
+        let hands = Hands { client, broker_id: broker.broker_id, token_seconds: 600, policies: false };
+        let answer = |invitation: &str| Action::Answer {
+            request: "join-nobody-waits-for-this-one-any-more".to_owned(),
+            invitation: invitation.to_owned(),
+            status: JoinRequestStatus {
+                phase: JoinPhase::Refused,
+                reason: Denial::InvitationUnknown { invitation: invitation.to_owned() }.reason().to_owned(),
+                ..JoinRequestStatus::default()
+            },
+        };
+        let refused = hands.perform(&answer(&info.invitation.name)).await;
+        assert!(matches!(refused, Err(PerformError::Unseen { .. })), "{refused:?}");
+        assert_eq!(hands.perform(&answer("nobodys")).await.expect("said"), Outcome::Done);
+        serving.abort();
     }
 }
