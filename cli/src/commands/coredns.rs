@@ -13,7 +13,7 @@ use daisy_api::labels::{CLUSTERSET_ZONE, MANAGED_BY, MANAGED_BY_DAISY, SUPERCLUS
 use daisy_dns_core::corefile;
 use daisy_kubernetes::Api;
 use k8s_openapi::api::apps::v1::{DaemonSet, Deployment};
-use k8s_openapi::api::core::v1::{ConfigMap, PodSpec};
+use k8s_openapi::api::core::v1::{ConfigMap, Pod, PodSpec};
 use kube::api::{DeleteParams, ListParams, ObjectMeta, Patch, PatchParams, PostParams};
 use kube::{Client, ResourceExt};
 
@@ -21,6 +21,8 @@ use crate::arguments::ObjectName;
 
 /// Annotation on namespace daisy-system: the namespace of the ConfigMap that holds Daisy's zones.
 pub(crate) const WHERE: &str = "daisy.supercluster.local/coredns-namespace";
+/// Annotation on CoreDNS's pods: what their Corefile was told last.
+const TOLD: &str = "daisy.supercluster.local/corefile-forwards-to";
 /// Where a cluster's own DNS lives.
 const NAMESPACE: &str = "kube-system";
 /// The ConfigMap of further server blocks, where the Corefile imports them.
@@ -101,7 +103,11 @@ pub(crate) async fn add(client: &Client, place: &Place, address: IpAddr) -> Resu
                 return Ok(None);
             }
             patch(client, name, COREFILE, Some(&edited)).await?;
-            Ok(Some(format!("CoreDNS (ConfigMap {name}) forwards {} to Daisy", zones())))
+            nudge(client, &name.namespace, Some(&address.to_string())).await;
+            Ok(Some(format!(
+                "CoreDNS (ConfigMap {name}) forwards {} to Daisy; it takes that up within about half a minute",
+                zones()
+            )))
         }
         Place::Custom(name, there) => {
             let block = corefile::insert("", address)?;
@@ -110,7 +116,11 @@ pub(crate) async fn add(client: &Client, place: &Place, address: IpAddr) -> Resu
             } else {
                 create(client, name, &block).await?;
             }
-            Ok(Some(format!("CoreDNS (ConfigMap {name}, {CUSTOM_KEY}) forwards {} to Daisy", zones())))
+            nudge(client, &name.namespace, Some(&address.to_string())).await;
+            Ok(Some(format!(
+                "CoreDNS (ConfigMap {name}, {CUSTOM_KEY}) forwards {} to Daisy; it takes that up within about half a minute",
+                zones()
+            )))
         }
         Place::ByHand => Ok(Some(format!("--skip-dns: forward {} to {address} in the cluster's DNS by hand", zones()))),
     }
@@ -137,6 +147,17 @@ async fn create(client: &Client, map: &ObjectName, block: &str) -> Result<()> {
     let object = ConfigMap { metadata, data: Some([(CUSTOM_KEY.to_owned(), block.to_owned())].into()), ..ConfigMap::default() };
     let maps: Api<ConfigMap> = Api::namespaced(client.clone(), &map.namespace);
     maps.create(&PostParams::default(), &object).await.map(drop).with_context(|| format!("creating ConfigMap {map}"))
+}
+
+/// Has the kubelets look at CoreDNS's pods now: they bring a changed ConfigMap to a pod when the pod changes, else within a minute
+/// or more. Who may not touch pods waits that long, and nothing is lost.
+async fn nudge(client: &Client, namespace: &str, told: Option<&str>) {
+    let pods: Api<Pod> = Api::namespaced(client.clone(), namespace);
+    let Ok(dns) = pods.list(&ListParams::default().labels("k8s-app=kube-dns")).await else { return };
+    for pod in dns.items.iter().filter(|pod| told.is_some() || pod.annotations().contains_key(TOLD)) {
+        let patch = serde_json::json!({ "metadata": { "annotations": { TOLD: told } } });
+        let _ = pods.patch(&pod.name_any(), &PatchParams::default(), &Patch::Merge(&patch)).await;
+    }
 }
 
 /// What an operator of NodeLocal DNSCache has to do, if it is there: it answers pods before CoreDNS does.
@@ -169,6 +190,7 @@ pub(crate) async fn remove(client: &Client, namespaces: &[String]) -> Result<Vec
                 changed.push(name.to_string());
             }
         }
+        nudge(client, namespace, None).await;
     }
     Ok(changed)
 }
