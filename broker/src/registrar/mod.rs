@@ -85,7 +85,7 @@ fn watches(client: &Client) -> SelectAll<BoxStream<'static, Input>> {
     inputs
 }
 
-/// Runs the registrar with a client that has its rights ([`crate::rights::registrar`]) until `shutdown` ends. Of several that run,
+/// Runs the registrar with a client that has its rights (`manifests/broker/`) until `shutdown` ends. Of several that run,
 /// the one that holds the Lease `daisy-registrar` in `daisy-broker` judges; the others stand by.
 ///
 /// # Errors
