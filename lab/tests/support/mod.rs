@@ -124,6 +124,11 @@ pub(crate) fn gone(name: &str) {
         assert!(began.elapsed() < WITHIN, "these are left: {:?}", leftovers(name));
         std::thread::sleep(Duration::from_millis(5));
     }
+    // A process that was killed has no command line any more a moment before its files, and the lock among them, are closed.
+    while Lab::open(Some(name)).is_ok() {
+        assert!(began.elapsed() < WITHIN, "{name} is held to be up still");
+        std::thread::sleep(Duration::from_millis(5));
+    }
     let mounts = fs::read_to_string("/proc/self/mountinfo").expect("our mounts");
     assert!(!mounts.contains("daisy-lab") && !mounts.contains("daisy-data"), "{mounts}");
     for device in fs::read_dir("/sys/class/net").expect("our devices").flatten() {
