@@ -79,9 +79,13 @@ pub struct BrokerInfo {
 }
 
 impl BrokerInfo {
-    /// A file for this broker and invitation.
+    /// A file for this broker and invitation, which expires at a whole second: its text knows no fractions, and the checksum is of
+    /// what the text says.
     #[must_use]
-    pub fn new(server: String, ca: String, broker_id: String, invitation: InvitationToken) -> Self {
+    pub fn new(server: String, ca: String, broker_id: String, mut invitation: InvitationToken) -> Self {
+        if let Ok(second) = Timestamp::from_second(invitation.expires.0.as_second()) {
+            invitation.expires = Time(second);
+        }
         let mut info = Self {
             api_version: API_VERSION.to_owned(),
             kind: KIND.to_owned(),
@@ -162,6 +166,15 @@ mod tests {
         }
         let changed = text.replace("203.0.113.5", "203.0.113.6");
         assert!(matches!(BrokerInfo::parse("f", &changed, now), Err(BrokerInfoError::Checksum { .. })));
+    }
+
+    #[test]
+    fn a_fraction_of_a_second_is_no_change() {
+        let mut token = sample().invitation;
+        token.expires = Time(Timestamp::from_millisecond(1_000_750).expect("in range"));
+        let text = BrokerInfo::new("https://203.0.113.5".into(), "ca".into(), "uid".into(), token).to_text().expect("writes");
+        let now = Timestamp::from_second(999).expect("in range");
+        assert_eq!(BrokerInfo::parse("f", &text, now).expect("reads").invitation.expires, sample().invitation.expires);
     }
 
     #[test]
