@@ -185,17 +185,22 @@ fn config(server: &str, ca_pem: &str, token: &str) -> Result<Config, EnrolError>
     if url.scheme_str() != Some("https") {
         return Err(failed("it does not begin with https://".to_owned()));
     }
-    let certificates: Vec<Vec<u8>> = CertificateDer::pem_slice_iter(ca_pem.as_bytes())
-        .map(|certificate| certificate.map(|der| der.as_ref().to_vec()))
-        .collect::<Result<_, _>>()
-        .map_err(|_| EnrolError::Ca)?;
-    if certificates.is_empty() {
-        return Err(EnrolError::Ca);
-    }
     let mut config = Config::new(url);
-    config.root_cert = Some(certificates);
+    config.root_cert = Some(authorities(ca_pem)?);
     config.auth_info = AuthInfo { token: Some(token.to_owned().into()), ..AuthInfo::default() };
     Ok(config)
+}
+
+/// The certificates in this text, in DER, all of them such as TLS can trust.
+fn authorities(ca_pem: &str) -> Result<Vec<Vec<u8>>, EnrolError> {
+    let mut trusted = rustls::RootCertStore::empty();
+    let mut all = Vec::new();
+    for certificate in CertificateDer::pem_slice_iter(ca_pem.as_bytes()) {
+        let certificate = certificate.map_err(|_| EnrolError::Ca)?;
+        all.push(certificate.as_ref().to_vec());
+        trusted.add(certificate).map_err(|_| EnrolError::Ca)?;
+    }
+    if all.is_empty() { Err(EnrolError::Ca) } else { Ok(all) }
 }
 
 /// Whether the API server that is reached at `at` is one that `ca_pem` vouches for at the address `server`, by which others will
