@@ -74,8 +74,12 @@ async fn start_cluster(shared: &Shared, cluster: &ClusterPlan, port: u16) -> Res
 
 async fn start_proxy(shared: &Shared, cluster: &ClusterPlan, node: String) -> Result<(), String> {
     let name = cluster.name.as_str();
-    let arguments =
-        proxy::Options { node: node.clone(), kubeconfig: admin_kubeconfig(name), pod_cidrs: cluster.pod_cidrs.clone() };
+    let arguments = proxy::Options {
+        node: node.clone(),
+        kubeconfig: admin_kubeconfig(name),
+        pod_cidrs: cluster.pod_cidrs.clone(),
+        service_cidrs: cluster.service_cidrs.clone(),
+    };
     start_own(shared, &format!("{name}/proxy-{node}"), &format!("{name}/{node}"), &arguments).await
 }
 

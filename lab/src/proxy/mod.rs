@@ -44,6 +44,8 @@ pub struct Options {
     pub kubeconfig: PathBuf,
     /// The cluster's pod CIDRs: what comes from elsewhere to a ClusterIP is masqueraded.
     pub pod_cidrs: Vec<Cidr>,
+    /// The cluster's service CIDRs: what is for one of their addresses never leaves the node as it is.
+    pub service_cidrs: Vec<Cidr>,
 }
 
 /// Programs the network namespace of the process until it is ended. `ready` is signalled when all Services that there are have
@@ -76,7 +78,7 @@ async fn serve(client: kube::Client, mut socket: Socket, options: &Options, on_r
     let slices = changes::<EndpointSlice>(client, watcher::Config::default()).map(|c| Seen::Slices(Box::new(c)));
     let mut seen = std::pin::pin!(select(services, slices));
     let mut index = Index::new(options.node.clone());
-    let mut rules = Rules::new(options.pod_cidrs.clone());
+    let mut rules = Rules::new(options.pod_cidrs.clone(), options.service_cidrs.clone());
     let mut missing = (true, true);
     let mut on_ready = Some(on_ready);
     while let Some(first) = seen.next().await {

@@ -126,7 +126,8 @@ fn node() -> Node {
         }
     });
     let cidrs = ["10.10.0.0/16", "10.20.0.0/16", "fd00:10::/64", "fd00:20::/64"].map(|c| c.parse().expect("a CIDR"));
-    let mut rules = Rules::new(cidrs.into());
+    let services = ["10.96.0.0/16", "fd00:96::/112"].map(|c| c.parse().expect("a CIDR"));
+    let mut rules = Rules::new(cidrs.into(), services.into());
     let batch = rules.rebuild();
     node.run(move || batch.commit(&mut Socket::open().expect("a socket")).expect("the table is made"));
     Node { node, client, web, outside, rules }
@@ -204,6 +205,10 @@ fn connections_reach_backends_and_refusals_are_quick() {
     let mut node = node();
     node.serve(&["10.20.0.2:8080", "10.20.0.3:8080", "[fd00:20::2]:8080"]);
     let vip = ("10.96.0.9", TCP, 80);
+    // Before it is known it is refused, and not left to the default route.
+    for from in [&node.client, &node.node] {
+        assert_eq!(ask(from, "10.96.0.9:80"), Err(ErrorKind::ConnectionRefused));
+    }
     node.program(vip, Some((&["10.20.0.2:8080"], false)));
     assert_eq!(ask(&node.client, "10.96.0.9:80").as_deref(), Ok("10.20.0.2 10.10.0.2"), "a Pod keeps its address");
     let own = ask(&node.node, "10.96.0.9:80").expect("the node itself");
@@ -214,7 +219,8 @@ fn connections_reach_backends_and_refusals_are_quick() {
         Ok("10.20.0.2 10.20.0.1"),
         "a Pod reaches itself through its Service"
     );
-    // Another port of the same address is nobody's: not ours to answer.
+    // Another port of the same address is nobody's.
+    assert_eq!(ask(&node.client, "10.96.0.9:81"), Err(ErrorKind::ConnectionRefused));
     node.program(("10.96.0.9", UDP, 53), Some((&["10.20.0.2:8080"], false)));
     assert_eq!(ask_udp(&node.client, "10.96.0.9:53").as_deref(), Ok("10.20.0.2 10.10.0.2"));
     node.program(("fd00:96::9", TCP, 80), Some((&["[fd00:20::2]:8080"], true)));
@@ -236,8 +242,10 @@ fn connections_reach_backends_and_refusals_are_quick() {
         let mut socket = Socket::open().expect("a socket");
         let table = daisy_nftables::Table::inet(TABLE);
         let sets = socket.sets(&table).expect("listed");
-        let elements =
-            sets.iter().filter(|s| !s.name.starts_with("pods")).map(|s| socket.elements(&table, s).expect("listed").len());
+        let elements = sets
+            .iter()
+            .filter(|s| !s.name.starts_with("pods") && !s.name.starts_with("ranges"))
+            .map(|s| socket.elements(&table, s).expect("listed").len());
         let elements: usize = elements.collect::<Vec<_>>().into_iter().sum();
         let chains = socket.chains(&table).expect("listed").into_iter().filter(|c| c.name.starts_with("svc-")).count();
         (elements, chains)
@@ -279,8 +287,12 @@ async fn what_the_api_says_is_in_the_kernel_soon() {
     let cluster = Cluster::start().await;
     let node = Namespace::new();
     let (socket, mut look) = node.run(|| (Socket::open().expect("a socket"), Socket::open().expect("a socket")));
-    let options =
-        Options { node: "n1".to_owned(), kubeconfig: PathBuf::new(), pod_cidrs: vec!["10.10.0.0/16".parse().expect("a CIDR")] };
+    let options = Options {
+        node: "n1".to_owned(),
+        kubeconfig: PathBuf::new(),
+        pod_cidrs: vec!["10.10.0.0/16".parse().expect("a CIDR")],
+        service_cidrs: Vec::new(),
+    };
     let (tell, ready) = tokio::sync::oneshot::channel();
     let client = cluster.client.clone();
     let running = tokio::spawn(async move {

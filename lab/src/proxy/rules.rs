@@ -5,6 +5,7 @@
 //!                                                                  └─ mark what has to be masqueraded, dnat to one backend
 //! postrouting (nat, srcnat)         ─▶ masquerade what is marked, and what came back to its own sender
 //! input, forward, output (filter)   ─▶ set closed4/6: ClusterIP . protocol . port without backends ─▶ refused
+//! forward, output (filter)          ─▶ set ranges4/6: what is for a ClusterIP still, and nothing has translated ─▶ refused
 //! ```
 
 use std::collections::BTreeMap;
@@ -31,6 +32,7 @@ struct Sets {
     closed: Set,
     hairpin: Set,
     pods: Set,
+    ranges: Set,
 }
 
 impl Sets {
@@ -45,11 +47,12 @@ impl Sets {
             closed: Set::new(format!("closed{number}"), frontend),
             hairpin: Set::new(format!("hairpin{number}"), [address, address]),
             pods: Set::new(format!("pods{number}"), [address]).interval(),
+            ranges: Set::new(format!("ranges{number}"), [address]).interval(),
         }
     }
 
-    fn all(&self) -> [&Set; 4] {
-        [&self.services, &self.closed, &self.hairpin, &self.pods]
+    fn all(&self) -> [&Set; 5] {
+        [&self.services, &self.closed, &self.hairpin, &self.pods, &self.ranges]
     }
 }
 
@@ -57,6 +60,7 @@ impl Sets {
 pub(crate) struct Rules {
     table: Table,
     cluster_cidrs: Vec<Cidr>,
+    service_cidrs: Vec<Cidr>,
     programmed: BTreeMap<Frontend, Backends>,
     /// Addresses of backends, and how many frontends each stands behind.
     hairpins: BTreeMap<IpAddr, usize>,
@@ -66,10 +70,12 @@ pub(crate) struct Rules {
 
 impl Rules {
     /// Nothing programmed. What comes from outside of `cluster_cidrs` to a ClusterIP will be masqueraded, as by kube-proxy with
-    /// `--cluster-cidr`.
-    pub(crate) fn new(cluster_cidrs: Vec<Cidr>) -> Self {
+    /// `--cluster-cidr`. What is for one of `service_cidrs`, and is no Service yet or no longer, stays on the node: kube-proxy in nftables
+    /// mode drops it, here it is refused, so that nobody waits a second for his next try.
+    pub(crate) fn new(cluster_cidrs: Vec<Cidr>, service_cidrs: Vec<Cidr>) -> Self {
         let (four, six) = (Sets::of(IpFamily::V4), Sets::of(IpFamily::V6));
-        Self { table: Table::inet(TABLE), cluster_cidrs, programmed: BTreeMap::new(), hairpins: BTreeMap::new(), four, six }
+        let (programmed, hairpins) = (BTreeMap::new(), BTreeMap::new());
+        Self { table: Table::inet(TABLE), cluster_cidrs, service_cidrs, programmed, hairpins, four, six }
     }
 
     /// The transaction that makes the table anew, with everything that is programmed.
@@ -113,8 +119,12 @@ impl Rules {
             for set in self.sets(family).all() {
                 batch.add_set(table, set);
             }
-            let cidrs = self.cluster_cidrs.iter().filter(|c| IpFamily::of(c.address()) == family);
-            batch.add_elements(table, &self.sets(family).pods, cidrs.map(|c| Element::new(c.network())).collect::<Vec<_>>());
+            let of_family = |cidrs: &[Cidr]| -> Vec<Element> {
+                let cidrs = cidrs.iter().filter(|c| IpFamily::of(c.address()) == family);
+                cidrs.map(|c| Element::new(c.network())).collect()
+            };
+            batch.add_elements(table, &self.sets(family).pods, of_family(&self.cluster_cidrs));
+            batch.add_elements(table, &self.sets(family).ranges, of_family(&self.service_cidrs));
         }
         batch.add_chain(table, &Chain::new(SERVICES)).add_chain(table, &Chain::new(REFUSE));
         let key = |family| [Selector::daddr(family), Selector::L4Proto, Selector::Dport];
@@ -144,6 +154,11 @@ impl Rules {
             for family in families {
                 let closed = Rule::new().ct_state(ct_state::NEW).in_set(&key(family), &self.sets(family).closed.name);
                 batch.add_rule(table, name, &closed.jump(REFUSE));
+                if hook != Hook::Input {
+                    let untranslated = Rule::new().ct_state(ct_state::NEW);
+                    let untranslated = untranslated.in_set(&[Selector::daddr(family)], &self.sets(family).ranges.name);
+                    batch.add_rule(table, name, &untranslated.jump(REFUSE));
+                }
             }
         }
     }
