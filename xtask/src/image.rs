@@ -9,17 +9,33 @@ use daisy_kubernetes_tests::images;
 /// The most that the released image's archive may have: what a laptop pulls without a thought.
 const SIZE_MAX: u64 = 30 << 20;
 
-/// Builds Daisy and packs it; returns the archive. `dev` takes the dev profile and shared libraries: quick to build, for trying out.
-pub(crate) fn run(root: &Path, dev: bool, output: Option<PathBuf>) -> Result<PathBuf> {
+/// What is packed.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Build {
+    /// As it is released: one static file.
+    Static,
+    /// The release profile's own file, which other tests have built already, and its shared libraries.
+    Release,
+    /// The dev profile's, and its shared libraries: quick to build, for trying out.
+    Dev,
+}
+
+/// Builds Daisy and packs it; returns the archive.
+pub(crate) fn run(root: &Path, wanted: Build, output: Option<PathBuf>) -> Result<PathBuf> {
     let target = target(root);
     let version = env!("CARGO_PKG_VERSION");
-    let built = if dev { build(root, &["build", "--package", "daisy"])?.join("debug/daisy") } else { build_static(root)? };
+    let (built, suffix) = match wanted {
+        Build::Static => (build_static(root)?, ""),
+        // As `cargo build --release` does, so that nothing is built twice.
+        Build::Release => (build(root, &["build", "--release"])?.join("release/daisy"), "-shared"),
+        Build::Dev => (build(root, &["build", "--package", "daisy"])?.join("debug/daisy"), "-dev"),
+    };
     let folder = target.join("image");
-    let name = if dev { format!("daisy-{version}-dev.tar") } else { format!("daisy-{version}.tar") };
+    let name = format!("daisy-{version}{suffix}.tar");
     let archive = output.unwrap_or_else(|| folder.join(name));
     images::daisy(&built, &folder.join("daisy"), &format!("daisy:{version}"), &archive)?;
     let size = archive.metadata()?.len();
-    if !dev && size > SIZE_MAX {
+    if wanted == Build::Static && size > SIZE_MAX {
         bail!("{} has {} MiB; it is to have at most {}", archive.display(), size >> 20, SIZE_MAX >> 20);
     }
     eprintln!("daisy:{version}, {:.1} MiB", size as f64 / f64::from(1 << 20));

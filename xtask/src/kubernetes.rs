@@ -6,6 +6,8 @@ use anyhow::{Context, Result};
 use clap::Subcommand;
 use daisy_kubernetes_tests::{bed, components, suite};
 
+use crate::image::Build;
+
 /// What to do with a bed.
 #[derive(Subcommand)]
 pub(crate) enum Bed {
@@ -105,16 +107,24 @@ pub(crate) struct Test {
     /// Leaves the bed up, and takes the one that is up: for trying again quickly.
     #[arg(long)]
     keep: bool,
-    /// With Daisy as the dev profile builds it, shared libraries packed beside it; else as it is released.
-    #[arg(long)]
+    /// With Daisy as the dev profile builds it, instead of the release profile.
+    #[arg(long, conflicts_with = "released")]
     dev: bool,
+    /// With the image as it is released, for which everything is built once more.
+    #[arg(long)]
+    released: bool,
     /// Only the cases whose names contain one of these, and those that all others need.
     only: Vec<String>,
 }
 
 /// Runs them.
 pub(crate) fn test(root: &Path, options: Test) -> Result<()> {
-    let image = crate::image::run(root, options.dev, None)?;
+    let wanted = match (options.dev, options.released) {
+        (true, _) => Build::Dev,
+        (false, true) => Build::Static,
+        (false, false) => Build::Release,
+    };
+    let image = crate::image::run(root, wanted, None)?;
     suite::run(&suite::Options {
         bed: options.name.name,
         keep: options.keep,

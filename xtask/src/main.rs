@@ -65,7 +65,8 @@ fn main() -> Result<()> {
         Chore::Test { what: None } => test::run(&root),
         Chore::Test { what: Some(What::Kubernetes(options)) } => kubernetes::test(&root, options),
         Chore::Image { dev, output } => {
-            println!("{}", image::run(&root, dev, output)?.display());
+            let wanted = if dev { image::Build::Dev } else { image::Build::Static };
+            println!("{}", image::run(&root, wanted, output)?.display());
             Ok(())
         }
         Chore::Kubernetes(chore) => kubernetes::run(&root, chore),
