@@ -33,6 +33,9 @@ pub const IMPORT_NAME: &str = "daisy.supercluster.local/import-name";
 /// (`a=2026-01-01T00:00:00Z#1767225600000,b=…`), so that a syncer that starts while the broker is away, or from an old copy, knows
 /// whose import this is.
 pub const IMPORT_EXPORTS: &str = "daisy.supercluster.local/import-exports";
+/// Annotation on an import's Service: the ClusterIPs that its exported Services have in their own clusters
+/// (`a=10.96.0.7,b=10.97.0.9 fd00:97::9`): where the names of single clusters lead.
+pub const CLUSTER_IPS: &str = "daisy.supercluster.local/cluster-ips";
 /// Annotation on an import's EndpointSlice: the sequence of the ExportEndpoints record that it was made of, so that a syncer that
 /// starts anew does not take an older one from a broker that was restored from an old copy.
 pub const RECORD_SEQUENCE: &str = "daisy.supercluster.local/record-sequence";

@@ -11,6 +11,7 @@
 
 pub mod broker_info;
 pub mod cidr;
+pub mod cluster_ips;
 pub mod conditions;
 pub mod crds;
 pub mod grant;
@@ -21,6 +22,7 @@ pub mod names;
 pub mod yaml;
 
 pub use cidr::{Cidr, CidrError};
+pub use cluster_ips::ClusterIps;
 pub use grant::Grant;
 pub use kinds::*;
 pub use names::{ClusterId, NameError, NamespaceName, NodeName, ServiceKey, ServiceName};

@@ -9,14 +9,15 @@
 use std::collections::BTreeMap;
 use std::net::IpAddr;
 
+use daisy_api::cluster_ips;
 use daisy_api::labels::{
-    IMPORT_EXPORTS, IMPORT_NAME, IMPORT_NAMESPACE, MANAGED_BY, MANAGED_BY_DAISY, MCS_SERVICE_NAME, MCS_SOURCE_CLUSTER,
-    RECORD_SEQUENCE, SLICE_MANAGED_BY, SLICE_MANAGED_BY_DAISY, SLICE_SERVICE_NAME, SYSTEM_NAMESPACE,
+    CLUSTER_IPS, IMPORT_EXPORTS, IMPORT_NAME, IMPORT_NAMESPACE, MANAGED_BY, MANAGED_BY_DAISY, MCS_SERVICE_NAME,
+    MCS_SOURCE_CLUSTER, RECORD_SEQUENCE, SLICE_MANAGED_BY, SLICE_MANAGED_BY_DAISY, SLICE_SERVICE_NAME, SYSTEM_NAMESPACE,
 };
 use daisy_api::names::short_hash;
 use daisy_api::{
-    ClusterId, Endpoint, ExportEndpointsSpec, ExportType, ImportPort, ImportType, IpFamily, ServiceImport, ServiceImportSpec,
-    ServiceKey, SessionAffinity,
+    ClusterId, ClusterIps, Endpoint, ExportEndpointsSpec, ExportSpec, ExportType, ImportPort, ImportType, IpFamily,
+    ServiceImport, ServiceImportSpec, ServiceKey, SessionAffinity,
 };
 use k8s_openapi::api::core::v1::{ClientIPConfig, Service, ServicePort, ServiceSpec, SessionAffinityConfig};
 use k8s_openapi::api::discovery::v1::{
@@ -36,13 +37,23 @@ fn labels<const N: usize>(pairs: [(&str, &str); N]) -> Option<BTreeMap<String, S
     Some(pairs.into_iter().map(|(key, value)| (key.to_owned(), value.to_owned())).collect())
 }
 
-/// Since when a cluster exports an import, and at which sequence it last said so.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+/// Since when a cluster exports an import, at which sequence it last said so, and where its Service is.
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Exporter {
     /// When it was exported.
     pub since: Timestamp,
     /// The sequence of its Export record; 0 where none is known.
     pub sequence: u64,
+    /// The ClusterIPs of its Service in its own cluster.
+    pub cluster_ips: Vec<IpAddr>,
+}
+
+impl Exporter {
+    /// What an Export record says of its cluster.
+    #[must_use]
+    pub fn of(spec: &ExportSpec) -> Self {
+        Self { since: spec.exported_at.0, sequence: spec.envelope.sequence, cluster_ips: spec.cluster_ips.clone() }
+    }
 }
 
 /// The clusters that export an import: what its Service's annotation holds for a syncer that starts anew.
@@ -52,16 +63,23 @@ fn exporters_text(exporters: &Exporters) -> String {
     exporters.iter().map(|(id, one)| format!("{id}={}#{}", one.since, one.sequence)).collect::<Vec<_>>().join(",")
 }
 
-/// Reads the annotation of an import's Service. What does not parse is left out.
+fn annotation<'s>(service: &'s Service, name: &str) -> &'s str {
+    service.metadata.annotations.as_ref().and_then(|a| a.get(name)).map_or("", String::as_str)
+}
+
+/// Reads the annotations of an import's Service. What does not parse is left out.
 #[must_use]
 pub fn exporters(service: &Service) -> Exporters {
-    let text = service.metadata.annotations.as_ref().and_then(|a| a.get(IMPORT_EXPORTS)).map_or("", String::as_str);
+    let text = annotation(service, IMPORT_EXPORTS);
     let pairs = text.split(',').filter_map(|pair| pair.split_once('='));
-    let read = |text: &str| {
+    let mut ips = cluster_ips::from_text(annotation(service, CLUSTER_IPS));
+    let mut read = |id: &str, text: &str| {
+        let id = ClusterId::new(id).ok()?;
         let (since, sequence) = text.split_once('#').unwrap_or((text, "0"));
-        Some(Exporter { since: since.parse().ok()?, sequence: sequence.parse().ok()? })
+        let cluster_ips = ips.remove(&id).unwrap_or_default();
+        Some((id, Exporter { since: since.parse().ok()?, sequence: sequence.parse().ok()?, cluster_ips }))
     };
-    pairs.filter_map(|(id, text)| Some((ClusterId::new(id).ok()?, read(text)?))).collect()
+    pairs.filter_map(|(id, text)| read(id, text)).collect()
 }
 
 /// The address families of an import here: those of the merged export that this cluster has.
@@ -109,6 +127,9 @@ pub fn service(key: &ServiceKey, merged: &Merged, families: &[IpFamily], exporte
     });
     let client_ip = merged.session_affinity == SessionAffinity::ClientIp;
     let headless = merged.type_ == ExportType::Headless;
+    let ips: ClusterIps = exporters.iter().map(|(id, one)| (id.clone(), one.cluster_ips.clone())).collect();
+    let mut annotations = vec![(IMPORT_EXPORTS, exporters_text(exporters))];
+    annotations.extend((!headless).then(|| (CLUSTER_IPS, cluster_ips::to_text(&ips))));
     let policy = match families.len() {
         0 => None,
         1 => Some("SingleStack"),
@@ -123,7 +144,7 @@ pub fn service(key: &ServiceKey, merged: &Merged, families: &[IpFamily], exporte
                 (IMPORT_NAMESPACE, key.namespace.as_str()),
                 (IMPORT_NAME, key.name.as_str()),
             ]),
-            annotations: labels([(IMPORT_EXPORTS, &exporters_text(exporters))]),
+            annotations: Some(annotations.into_iter().map(|(name, text)| (name.to_owned(), text)).collect()),
             ..ObjectMeta::default()
         },
         spec: Some(ServiceSpec {
@@ -152,6 +173,12 @@ pub fn slice_suffix(key: &ServiceKey, record: &str) -> String {
     let hash = record.strip_prefix(&beginning).unwrap_or_default();
     let plain = !hash.is_empty() && hash.len() <= 32 && hash.bytes().all(|b| b.is_ascii_lowercase() || b.is_ascii_digit());
     if plain { hash.to_owned() } else { format!("x{}", short_hash(record, 32)) }
+}
+
+/// The name of the slice that [`slice()`] makes of a record.
+#[must_use]
+pub fn slice_name(key: &ServiceKey, cluster: &ClusterId, record: &str) -> String {
+    format!("{}-{cluster}-{}", key.import_service_name(), slice_suffix(key, record))
 }
 
 /// The record of a slice that [`slice()`] made, if it is one of this import and cluster.
@@ -211,7 +238,7 @@ pub fn slice<'a>(
         return None;
     }
     let endpoints: Vec<SliceEndpoint> = endpoints.into_iter().take(ENDPOINTS_MAX).filter_map(endpoint).collect();
-    let name = format!("{}-{cluster}-{}", key.import_service_name(), slice_suffix(key, record));
+    let name = slice_name(key, cluster, record);
     let sequence = spec.envelope.sequence;
     Some(EndpointSlice {
         metadata: ObjectMeta {

@@ -8,6 +8,7 @@
 //! older than known, or ▶ left aside ──▶ such a heartbeat ─────────────────────────────────▶ stands as it is listed
 //! withdrawn before
 //! no newer heartbeat for some intervals, and no probe answered ──▶ silent: endpoints leave the imports
+//! probes were answered, and none is any more for some seconds ──▶ out of reach: the same, until one is answered
 //! ```
 //!
 //! A cluster's records and heartbeats draw their sequences from one counter. So a heartbeat with a greater sequence than a record
@@ -71,6 +72,8 @@ pub struct Peer {
     pub heard: Now,
     /// Whether it is given up for now: its endpoints are withdrawn.
     pub silent: bool,
+    /// Whether the path to it is given up for now: its endpoints are withdrawn, whatever it says on the broker.
+    pub unreachable: bool,
 }
 
 impl Peer {
@@ -87,6 +90,7 @@ impl Peer {
             kept_floor: 0,
             heard: now,
             silent: false,
+            unreachable: false,
         }
     }
 

@@ -27,7 +27,7 @@ fn export_of(key: &ServiceKey, service: &Service, import: Option<&ServiceImport>
         exported_at: Time(exporter.since),
         type_: if short.kind == ServiceKind::Headless { ExportType::Headless } else { ExportType::ClusterSetIp },
         ports: short.ports,
-        cluster_ips: Vec::new(),
+        cluster_ips: exporter.cluster_ips,
         session_affinity: short.session_affinity,
         session_affinity_seconds: short.session_affinity_seconds,
         ip_families: short.ip_families,

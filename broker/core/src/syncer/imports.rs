@@ -202,10 +202,7 @@ impl Syncer {
         families: &[IpFamily],
         offers: &BTreeMap<ClusterId, ExportSpec>,
     ) -> Plan {
-        let exporters = offers
-            .iter()
-            .map(|(id, spec)| (id.clone(), Exporter { since: spec.exported_at.0, sequence: spec.envelope.sequence }))
-            .collect();
+        let exporters = offers.iter().map(|(id, spec)| (id.clone(), Exporter::of(spec))).collect();
         let mut slices: Vec<EndpointSlice> = Vec::new();
         let mut judged: Vec<(Reference, Option<String>)> = Vec::new();
         for id in offers.keys() {
@@ -219,14 +216,24 @@ impl Syncer {
             }
             // Routes first: what nobody has a route for would leave by the default route, in clear.
             let routed = self.here.clusters.get(&id.to_string()).is_some();
-            let Some(peer) = self.peers.get(id).filter(|peer| routed && !peer.silent) else { continue };
+            let Some(peer) = self.peers.get(id).filter(|peer| routed && !peer.silent && !peer.unreachable) else { continue };
             let member: Option<&MemberSpec> = peer.member.as_ref().map(|member| &member.spec);
+            // An export that only a former run knew is known without the ports that were its own: what was made of it stands and is kept up
+            // to date, but nothing new is made, which might turn out to have lost a conflict.
+            let known = peer.exports.get(&key.record_name()).is_some_and(|export| !export.is_adopted());
+            let made = |record: &str, slice: Option<EndpointSlice>| {
+                if known {
+                    return slice;
+                }
+                let had = self.here.our_slices.get(&(SYSTEM_NAMESPACE.to_owned(), import::slice_name(key, id, record)))?;
+                Some(slice.unwrap_or_else(|| had.clone()))
+            };
             for (record, standing) in peer.endpoints.beginning(&format!("{}.", key.record_name())) {
                 let source = Source { cluster: id, record, spec: &standing.spec };
                 let Some(member) = member else {
                     // Taken by a former run, which knew the Member. What comes from a broker that has none is not.
                     if standing.is_adopted() {
-                        slices.extend(import::slice(key, merged, families, source, &standing.spec.endpoints));
+                        slices.extend(made(record, import::slice(key, merged, families, source, &standing.spec.endpoints)));
                     }
                     continue;
                 };
@@ -239,7 +246,7 @@ impl Syncer {
                             format!("{} of its {} endpoints: {first}", admissible.dropped.len(), standing.spec.endpoints.len())
                         });
                         judged.push((reference, why));
-                        slices.extend(import::slice(key, merged, families, source, admissible.endpoints));
+                        slices.extend(made(record, import::slice(key, merged, families, source, admissible.endpoints)));
                     }
                     Err(refusal) => judged.push((reference, Some(refusal.to_string()))),
                 }

@@ -61,7 +61,8 @@ pub struct Config {
     pub vouch_margin: Duration,
     /// The longest interval that another cluster's word is taken for.
     pub longest_interval: Duration,
-    /// For how long no probe must have been answered before a cluster that sends no heartbeat is silent.
+    /// For how long no probe must have been answered before a cluster that sends no heartbeat is silent, and for how long a path that
+    /// was there must have been broken before its cluster is out of reach: longer than a gateway takes to start anew.
     pub probe_margin: Duration,
     /// The least time between two writes of the status of one remote Cluster.
     pub status_interval: Duration,
@@ -199,9 +200,9 @@ impl Syncer {
         self.imported.iter()
     }
 
-    /// The other members of which something is known, and whether each is silent.
+    /// The other members of which something is known, and whether each is silent or out of reach.
     pub fn clusters(&self) -> impl Iterator<Item = (&ClusterId, bool)> {
-        self.peers.iter().filter(|(_, peer)| peer.member.is_some()).map(|(id, peer)| (id, peer.silent))
+        self.peers.iter().filter(|(_, peer)| peer.member.is_some()).map(|(id, peer)| (id, peer.silent || peer.unreachable))
     }
 
     fn here_synced(&self) -> bool {

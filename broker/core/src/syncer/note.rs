@@ -62,6 +62,16 @@ pub enum Note {
         /// The cluster.
         cluster: ClusterId,
     },
+    /// The path to a cluster is broken: its endpoints leave the imports.
+    Unreachable {
+        /// The cluster.
+        cluster: ClusterId,
+    },
+    /// A cluster that was out of reach is not any more.
+    Reachable {
+        /// The cluster.
+        cluster: ClusterId,
+    },
     /// A cluster became a member.
     Joined {
         /// The cluster.
@@ -140,6 +150,7 @@ impl Note {
             Self::Taken { .. }
             | Self::Withdrawn { .. }
             | Self::Heard { .. }
+            | Self::Reachable { .. }
             | Self::Joined { .. }
             | Self::Removed { .. }
             | Self::Imported { .. }
@@ -151,6 +162,7 @@ impl Note {
             | Self::Unreadable { .. }
             | Self::Absent { .. }
             | Self::Silent { .. }
+            | Self::Unreachable { .. }
             | Self::BrokerOlder { .. }
             | Self::NotRealisable { .. }
             | Self::NotOffered { .. }
@@ -170,6 +182,8 @@ impl Note {
             Self::Withdrawn { .. } => "RecordsWithdrawn",
             Self::Silent { .. } => "ClusterSilent",
             Self::Heard { .. } => "ClusterHeard",
+            Self::Unreachable { .. } => "ClusterUnreachable",
+            Self::Reachable { .. } => "ClusterReachable",
             Self::Joined { .. } => "ClusterJoined",
             Self::Removed { .. } => "ClusterRemoved",
             Self::BrokerOlder { .. } => "BrokerOlder",
@@ -204,6 +218,11 @@ impl fmt::Display for Note {
                 "cluster {cluster} sends no heartbeat and answers no probe: its endpoints are withdrawn until it does"
             ),
             Self::Heard { cluster } => write!(f, "cluster {cluster} gives a sign of life again"),
+            Self::Unreachable { cluster } => write!(
+                f,
+                "cluster {cluster} answers no probe through the tunnel any more: its endpoints are withdrawn until it does"
+            ),
+            Self::Reachable { cluster } => write!(f, "cluster {cluster} answers probes through the tunnel again"),
             Self::Joined { cluster } => write!(f, "cluster {cluster} is a member"),
             Self::Removed { cluster } => write!(f, "cluster {cluster} is no member any more"),
             Self::BrokerOlder { object } => {

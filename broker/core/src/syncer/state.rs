@@ -136,6 +136,31 @@ impl Own {
 pub(super) enum Reachability {
     /// One of them has its probes answered.
     Connected,
-    /// They try, and none has, since then.
-    Failing(Duration),
+    /// They try, and none has had yet, since then.
+    Trying(Duration),
+    /// One had, and none has any more, since then.
+    Broken(Duration),
+}
+
+impl Reachability {
+    /// Since when no probe is answered.
+    pub(super) fn failing_since(self) -> Option<Duration> {
+        match self {
+            Self::Connected => None,
+            Self::Trying(since) | Self::Broken(since) => Some(since),
+        }
+    }
+
+    /// With what the gateways say now: whether a probe is answered, and whether a path is said to have broken.
+    pub(super) fn next(had: Option<Self>, (connected, broke): (bool, bool), now: Duration) -> Self {
+        match had {
+            _ if connected => Self::Connected,
+            // A gateway that starts anew knows of no path that broke.
+            Some(Self::Broken(since)) => Self::Broken(since),
+            Some(Self::Connected) => Self::Broken(now),
+            Some(Self::Trying(_)) | None if broke => Self::Broken(now),
+            Some(Self::Trying(since)) => Self::Trying(since),
+            None => Self::Trying(now),
+        }
+    }
 }

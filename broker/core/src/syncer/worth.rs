@@ -1,6 +1,7 @@
 //! Which clusters give a sign of life, which of their records still stand, and what depends on either.
 
 use std::collections::BTreeMap;
+use std::time::Duration;
 
 use daisy_api::{ClusterId, ConnectionStatus, HeartbeatSpec, NamespaceName, ServiceKey, ServiceName};
 
@@ -13,12 +14,16 @@ use crate::time::Now;
 use crate::vouch::KnownMember;
 
 impl Syncer {
-    /// Judges whether a cluster is silent, or when that is to be judged again.
+    /// Judges whether a cluster is silent or out of reach, or when that is to be judged again. Either way its endpoints leave the
+    /// imports.
     ///
-    /// It is once its heartbeats have stopped for long enough and no probe is answered. While the broker is connected, a cluster to
-    /// which there is no tunnel counts as not answering; the wait then begins no earlier than the connection. While the broker is
-    /// away nobody's heartbeats arrive, and only probes that are tried and fail make a cluster silent.
+    /// It is out of reach once the path through the tunnel has broken for long enough: whatever it says on the broker, nothing that
+    /// is sent to it arrives. It is silent once its heartbeats have stopped for long enough and no probe is answered. While the
+    /// broker is connected, a cluster to which there is no tunnel counts as not answering; the wait then begins no earlier than the
+    /// connection. While the broker is away nobody's heartbeats arrive, and only probes that are tried and fail make a cluster
+    /// silent.
     pub(super) fn judge(&mut self, id: &ClusterId, now: Now) {
+        let Some(until) = self.judge_path(id, now) else { return };
         let Some(peer) = self.peers.get(id) else { return };
         let reach = self.reachability.get(id).copied();
         if peer.silent {
@@ -26,6 +31,7 @@ impl Syncer {
                 self.heard(id, now);
             } else {
                 self.forget_absent(id, now);
+                self.judge_again(id, until);
             }
             return;
         }
@@ -34,14 +40,12 @@ impl Syncer {
         let (heard, up) = (peer.heard.monotonic, matches!(self.link, Link::Up(_)));
         let from = if let Link::Up(since) = self.link { heard.max(since) } else { heard };
         let quiet = match reach {
-            Some(Reachability::Connected) => None,
-            Some(Reachability::Failing(since)) => Some(since + self.config.probe_margin),
+            Some(reach) => reach.failing_since().map(|since| since + self.config.probe_margin),
             None => up.then_some(from),
         };
-        let Some(quiet) = quiet else { return self.agenda.clear(&Timer::Vouch(id.clone())) };
-        let at = quiet.max(from + patience);
-        if now.monotonic < at {
-            return self.agenda.set(Timer::Vouch(id.clone()), at);
+        let silent_at = quiet.map(|quiet| quiet.max(from + patience));
+        if silent_at.is_none_or(|at| now.monotonic < at) {
+            return self.judge_again(id, until.into_iter().chain(silent_at).min());
         }
         if let Some(peer) = self.peers.get_mut(id) {
             peer.silent = true;
@@ -50,6 +54,32 @@ impl Syncer {
         self.mark_imports_of(id, now);
         self.mark(Work::Peer(id.clone()), now);
         self.forget_absent(id, now);
+        self.judge_again(id, until);
+    }
+
+    fn judge_again(&mut self, id: &ClusterId, at: Option<Duration>) {
+        match at {
+            Some(at) => self.agenda.set(Timer::Vouch(id.clone()), at),
+            None => self.agenda.clear(&Timer::Vouch(id.clone())),
+        }
+    }
+
+    /// Judges the path alone. Returns when that is to be done again, if at all; `None` where nothing is known of the cluster.
+    fn judge_path(&mut self, id: &ClusterId, now: Now) -> Option<Option<Duration>> {
+        let peer = self.peers.get_mut(id)?;
+        let lost_at = match self.reachability.get(id) {
+            Some(Reachability::Broken(since)) => Some(*since + self.config.probe_margin),
+            Some(Reachability::Connected | Reachability::Trying(_)) | None => None,
+        };
+        let lost = lost_at.is_some_and(|at| at <= now.monotonic);
+        if peer.unreachable != lost {
+            peer.unreachable = lost;
+            let cluster = id.clone();
+            self.note(if lost { Note::Unreachable { cluster } } else { Note::Reachable { cluster } });
+            self.mark_imports_of(id, now);
+            self.mark(Work::Peer(id.clone()), now);
+        }
+        Some(lost_at.filter(|_| !lost))
     }
 
     pub(super) fn judge_all(&mut self, now: Now) {
@@ -151,22 +181,19 @@ impl Syncer {
 
     /// Reads anew, from all gateways, which clusters answer probes.
     pub(super) fn see_connections(&mut self, now: Now) {
-        let mut answers: BTreeMap<ClusterId, bool> = BTreeMap::new();
+        let mut answers: BTreeMap<ClusterId, (bool, bool)> = BTreeMap::new();
         for (_, gateway) in self.here.gateways.iter() {
             for connection in gateway.status.iter().flat_map(|status| &status.connections) {
-                let connected = connection.status == ConnectionStatus::Connected;
-                *answers.entry(connection.cluster_id.clone()).or_default() |= connected;
+                let (connected, broke) = answers.entry(connection.cluster_id.clone()).or_default();
+                *connected |= connection.status == ConnectionStatus::Connected;
+                *broke |= connection.status == ConnectionStatus::Error;
             }
         }
         let mut changed: Vec<ClusterId> = self.reachability.keys().filter(|id| !answers.contains_key(*id)).cloned().collect();
         self.reachability.retain(|id, _| answers.contains_key(id));
-        for (id, connected) in answers {
+        for (id, said) in answers {
             let had = self.reachability.get(&id).copied();
-            let is = match (connected, had) {
-                (true, _) => Reachability::Connected,
-                (false, Some(Reachability::Failing(since))) => Reachability::Failing(since),
-                (false, _) => Reachability::Failing(now.monotonic),
-            };
+            let is = Reachability::next(had, said, now.monotonic);
             if had != Some(is) {
                 self.reachability.insert(id.clone(), is);
                 changed.push(id);

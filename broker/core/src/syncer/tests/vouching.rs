@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use daisy_api::ConnectionStatus;
-use daisy_api::labels::SYSTEM_NAMESPACE;
+use daisy_api::labels::{CLUSTER_IPS, SYSTEM_NAMESPACE};
 
 use super::world::*;
 use crate::object::{Kind, Object, Place};
@@ -56,10 +56,15 @@ fn a_restart_without_the_broker_keeps_everything_and_follows_the_own_pods() {
     world.settle();
     assert_eq!(world.addresses("shop/cart"), ["10.1.0.5", "10.2.0.7"]);
     let ip = world.import_service("shop/cart").and_then(|s| s.spec?.cluster_ip);
+    let by_cluster =
+        |world: &World| world.import_service("shop/cart").and_then(|s| s.metadata.annotations?.get(CLUSTER_IPS).cloned());
+    let ips = by_cluster(&world).unwrap_or_default();
+    assert!(ips.starts_with("a=10.101.") && ips.ends_with(",b=10.102.0.9"), "{ips}");
     world.disconnect();
     world.restart();
     world.settle();
     assert_eq!(world.addresses("shop/cart"), ["10.1.0.5", "10.2.0.7"]);
+    assert_eq!(by_cluster(&world).as_deref(), Some(&*ips));
     world.put_here(slice("shop/cart", &[6]));
     world.settle();
     assert_eq!(world.addresses("shop/cart"), ["10.1.0.6", "10.2.0.7"]);
@@ -175,7 +180,7 @@ fn our_own_records_are_written_anew_on_a_broker_that_lost_them() {
 #[test]
 fn a_dead_cluster_loses_its_endpoints_and_comes_back() {
     let mut world = with_import();
-    world.put_here(gateway(&[("b", ConnectionStatus::Error)]));
+    world.put_here(gateway(&[("b", ConnectionStatus::Connecting)]));
     world.pass(MINUTE * 2);
     assert_eq!(world.addresses("shop/cart"), ["10.2.0.7"]);
     world.pass(MINUTE * 2);
@@ -197,6 +202,44 @@ fn a_cluster_that_answers_probes_lives() {
     assert!(world.addresses("shop/cart").is_empty());
     world.put_here(gateway(&[("b", ConnectionStatus::Connected)]));
     world.settle();
+    assert_eq!(world.addresses("shop/cart"), ["10.2.0.7"]);
+}
+
+#[test]
+fn a_path_that_breaks_takes_its_endpoints_with_it_whatever_the_broker_says() {
+    let second = Duration::from_secs(1);
+    let mut world = with_import();
+    world.put_here(gateway(&[("b", ConnectionStatus::Connected)]));
+    world.settle();
+    world.put_here(gateway(&[("b", ConnectionStatus::Error)]));
+    world.pass(second * 9);
+    assert_eq!(world.addresses("shop/cart"), ["10.2.0.7"], "its gateway may be starting anew");
+    world.pass(second * 2);
+    assert!(world.addresses("shop/cart").is_empty());
+    assert!(world.import_service("shop/cart").is_some(), "the name and its address stay");
+    // It says that it lives, and a gateway that starts anew does not know that the path broke: nothing has arrived for all that.
+    world.beat("b", 20);
+    world.put_here(gateway(&[("b", ConnectionStatus::Connecting)]));
+    world.pass(MINUTE);
+    assert!(world.addresses("shop/cart").is_empty());
+    world.put_here(gateway(&[("b", ConnectionStatus::Connected)]));
+    world.settle();
+    assert_eq!(world.addresses("shop/cart"), ["10.2.0.7"]);
+}
+
+#[test]
+fn a_path_that_comes_back_in_time_loses_nothing() {
+    let mut world = with_import();
+    world.put_here(gateway(&[("b", ConnectionStatus::Connected)]));
+    world.settle();
+    for status in [ConnectionStatus::Error, ConnectionStatus::Connecting, ConnectionStatus::Connected] {
+        world.put_here(gateway(&[("b", status)]));
+        world.pass(Duration::from_secs(4));
+    }
+    let before = world.actions.len();
+    world.pass(MINUTE * 10);
+    let withdrawn = |action: &crate::syncer::Action| action.reference.kind == Kind::EndpointSlice;
+    assert!(!world.actions[before..].iter().any(withdrawn), "{:?}", &world.actions[before..]);
     assert_eq!(world.addresses("shop/cart"), ["10.2.0.7"]);
 }
 
@@ -314,6 +357,32 @@ fn an_old_copy_and_a_restart_bring_no_older_endpoints() {
     world.beat("b", 9);
     world.settle();
     assert_eq!(world.addresses("shop/cart"), ["10.2.0.7"]);
+}
+
+#[test]
+fn a_restart_does_not_import_what_had_lost_a_conflict() {
+    let mut world = with_import();
+    world.join("c", "all");
+    let mut other = export("c", "shop/cart", 2, 1);
+    other.spec.ports = vec![port("http", 81)];
+    world.put_broker(other.clone());
+    world.put_broker(endpoints("c", "shop/cart", 3, &[7]));
+    world.settle();
+    assert_eq!(world.addresses("shop/cart"), ["10.2.0.7"], "b's port is the older one");
+    world.disconnect();
+    world.broker.objects.retain(|reference, _| reference.kind == Kind::Member);
+    world.restart();
+    world.connect();
+    world.settle();
+    // Both write their records anew, and the endpoints are heard of first.
+    world.put_broker(endpoints("b", "shop/cart", 12, &[8]));
+    world.put_broker(endpoints("c", "shop/cart", 13, &[8]));
+    world.settle();
+    assert_eq!(world.addresses("shop/cart"), ["10.2.0.8"]);
+    other.spec.envelope.sequence = 12;
+    world.put_broker(other);
+    world.settle();
+    assert_eq!(world.addresses("shop/cart"), ["10.2.0.8"]);
 }
 
 #[test]
