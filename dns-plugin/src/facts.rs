@@ -2,7 +2,7 @@
 
 use std::net::IpAddr;
 
-use daisy_api::{ClusterId, NameError, NamespaceName, Protocol, ServiceKey, labels};
+use daisy_api::{ClusterId, ClusterIps, NameError, NamespaceName, Protocol, ServiceKey, cluster_ips, labels};
 use daisy_dns_core::name::DomainNameError;
 use daisy_dns_core::{DomainName, Endpoint, Fact, Port, Service, ServiceKind, Slice};
 use k8s_openapi::api::core::v1::{Namespace, Service as KubeService, ServicePort};
@@ -74,9 +74,9 @@ pub(crate) fn service(scope: Scope, service: &KubeService) -> Result<Option<Fact
         }
     };
     let ports = spec.ports.iter().flatten().filter_map(service_port).collect();
-    let fact = Service { kind, ports };
+    let fact = Service { kind, ports, clusters: ClusterIps::new() };
     Ok(Some(match import_key(scope, &service.metadata)? {
-        Some(key) => Fact::Import(key, fact),
+        Some(key) => Fact::Import(key, Service { clusters: clusters(&service.metadata), ..fact }),
         None => Fact::Local(own_key(&service.metadata)?, fact),
     }))
 }
@@ -108,6 +108,11 @@ pub(crate) fn namespace(namespace: &Namespace) -> Result<Option<Fact>, Unusable>
     let name = namespace.metadata.name.as_deref().unwrap_or_default();
     let name = NamespaceName::new(name).map_err(|source| Unusable::Name { field: "metadata.name".into(), source })?;
     Ok(Some(Fact::Namespace(name)))
+}
+
+fn clusters(metadata: &ObjectMeta) -> ClusterIps {
+    let text = metadata.annotations.as_ref().and_then(|all| all.get(labels::CLUSTER_IPS));
+    text.map(|text| cluster_ips::from_text(text)).unwrap_or_default()
 }
 
 fn label<'m>(metadata: &'m ObjectMeta, name: &str) -> Option<&'m str> {
@@ -263,6 +268,22 @@ mod tests {
         let bad =
             of(Scope::Supercluster, "daisy-system", &json!({labels::IMPORT_NAMESPACE: "nginx", labels::IMPORT_NAME: "W"}));
         assert!(bad.expect_err("no label").to_string().starts_with("daisy.supercluster.local/import-name: service name \"W\""));
+    }
+
+    #[test]
+    fn an_import_knows_where_its_services_are_in_their_own_clusters() {
+        let marks = json!({labels::IMPORT_NAMESPACE: "nginx", labels::IMPORT_NAME: "web"});
+        let notes = json!({labels::CLUSTER_IPS: "a=10.96.0.7,b=10.97.0.9 fd00:97::9,c=none"});
+        let of = |namespace: &str| {
+            let metadata = json!({"namespace": namespace, "name": "i-x", "labels": marks, "annotations": notes});
+            service(Scope::Supercluster, &kube_service(&metadata, &json!({"clusterIP": "100.96.0.1"}))).expect("usable")
+        };
+        let Some(Fact::Import(_, import)) = of("daisy-system") else { panic!("no import") };
+        let read: Vec<String> = import.clusters.iter().map(|(id, ips)| format!("{id} {ips:?}")).collect();
+        assert_eq!(read, ["a [10.96.0.7]", "b [10.97.0.9, fd00:97::9]"]);
+        // Elsewhere anyone may write such annotations.
+        let Some(Fact::Local(_, local)) = of("shop") else { panic!("no Service") };
+        assert!(local.clusters.is_empty());
     }
 
     #[test]

@@ -14,7 +14,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use common::{Running, SOURCES, index, sync};
-use daisy_api::{NamespaceName, ServiceKey};
+use daisy_api::{ClusterIps, NamespaceName, ServiceKey};
 use daisy_dns::core::corefile::{self, Corefile, Route};
 use daisy_dns::core::{
     Answer, DomainName, Fact, Index, ObjectRef, Question, Rcode, Service, ServiceKind, Settings, Source, answer,
@@ -160,7 +160,8 @@ fn cover(file: &Path, text: &str, target: &Path) {
 }
 
 fn apply(index: &mut Index, namespace: &str, name: &str, ip: &str) {
-    let service = Service { kind: ServiceKind::Addresses(vec![ip.parse().unwrap()]), ports: Vec::new() };
+    let service =
+        Service { kind: ServiceKind::Addresses(vec![ip.parse().unwrap()]), ports: Vec::new(), clusters: ClusterIps::new() };
     let fact = Fact::Local(ServiceKey::parse(namespace, name).unwrap(), service);
     index.handle_apply(Source::Services, ObjectRef::new(namespace, name), Some(fact));
     let name = NamespaceName::new(namespace).unwrap();

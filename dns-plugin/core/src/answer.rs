@@ -13,7 +13,7 @@
 use std::collections::BTreeMap;
 use std::net::IpAddr;
 
-use daisy_api::Protocol;
+use daisy_api::{ClusterIps, Protocol};
 
 use crate::facts::{Port, ServiceKind, Slice};
 use crate::fallback::{self, Chosen, Origin, choose, is_host};
@@ -210,8 +210,11 @@ impl Asking<'_> {
             What::Version => Node::Version,
             What::Namespace(name) => self.namespace(zone.kind, name),
             What::Service(service) => match chosen(service) {
-                // This cluster's may be headless with nothing ready, and yet the import has endpoints, whose names are under this.
-                None => Node::empty_if(import(service).is_some_and(Chosen::exists)),
+                // This cluster's may be headless with nothing ready, and yet the import has names under this: its endpoints', or its
+                // clusters'.
+                None => {
+                    Node::empty_if(import(service).is_some_and(Chosen::exists) || self.by_cluster(zone.kind, service).is_some())
+                }
                 Some(chosen) => match &chosen.service.kind {
                     ServiceKind::Addresses(addresses) => Node::addresses(addresses.iter().copied()),
                     ServiceKind::Headless => Node::addresses(chosen.endpoints().map(|(_, e)| e.address)),
@@ -252,10 +255,17 @@ impl Asking<'_> {
         })
     }
 
+    /// Where the Service of an import with a clusterset IP is in each cluster that exports it; `None` where it is in none, and in
+    /// `clusterset.local`, whose specification has no such names.
+    fn by_cluster(&self, kind: ZoneKind, service: ServiceRef<'_>) -> Option<&ClusterIps> {
+        let import = (kind == ZoneKind::Supercluster).then(|| fallback::import(self.snapshot, kind, service)).flatten()?;
+        Some(&import.service.clusters).filter(|clusters| !import.is_headless() && !clusters.is_empty())
+    }
+
     /// What is at `LABEL.SERVICE.NAMESPACE.svc`: in `supercluster.local` the endpoint of that hostname, as in `cluster.local`,
     /// so that what a StatefulSet's client looks for falls back too; else that cluster's endpoints of a headless import, as
     /// Submariner's users know it. Where an import has a clusterset IP, its endpoints' ports may differ from the Service's, and
-    /// a name that leads to them would mislead.
+    /// a name that leads to them would mislead: there it is the ClusterIPs of that cluster's own Service.
     fn under(self, kind: ZoneKind, service: ServiceRef<'_>, label: &str) -> Node {
         let chosen = choose(self.snapshot, kind, service).filter(|c| c.is_headless());
         let import = fallback::import(self.snapshot, kind, service).filter(|c| c.is_headless());
@@ -273,9 +283,11 @@ impl Asking<'_> {
                 return Node::addresses(matching().filter(|(slice, _)| slice.cluster == *first).map(|(_, e)| e.address));
             }
         }
-        import.map_or(Node::Missing, |import| {
-            Node::addresses(import.endpoints().filter(|(slice, _)| of_cluster(slice)).map(|(_, e)| e.address))
-        })
+        let Some(import) = import else {
+            let ips = self.by_cluster(kind, service).and_then(|clusters| clusters.iter().find(|(id, _)| id.as_str() == label));
+            return ips.map_or(Node::Missing, |(_, ips)| Node::addresses(ips.iter().copied()));
+        };
+        Node::addresses(import.endpoints().filter(|(slice, _)| of_cluster(slice)).map(|(_, e)| e.address))
     }
 }
 

@@ -3,7 +3,7 @@
 use std::fmt;
 use std::net::IpAddr;
 
-use daisy_api::{ClusterId, NamespaceName, Protocol, ServiceKey};
+use daisy_api::{ClusterId, ClusterIps, NamespaceName, Protocol, ServiceKey};
 
 use crate::name::DomainName;
 
@@ -47,6 +47,8 @@ pub struct Service {
     pub kind: ServiceKind,
     /// Its named ports.
     pub ports: Vec<Port>,
+    /// Of an import: where its Service is in each cluster that exports it, unless that is headless.
+    pub clusters: ClusterIps,
 }
 
 /// Where a Service leads.

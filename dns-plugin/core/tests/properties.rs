@@ -5,7 +5,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
 
-use daisy_api::{ClusterId, NamespaceName, Protocol, ServiceKey};
+use daisy_api::{ClusterId, ClusterIps, NamespaceName, Protocol, ServiceKey};
 use daisy_dns_core::name::{Host, ServiceRef};
 use daisy_dns_core::{
     Answer, Data, DomainName, Endpoint, Fact, Index, ObjectRef, Owner, Port, QueryName, QueryType, Question, Rcode, Service,
@@ -54,7 +54,9 @@ fn service() -> impl Strategy<Value = Service> {
         3 => Just(ServiceKind::Headless),
         1 => alias.prop_map(|alias| ServiceKind::External(DomainName::parse(alias).unwrap())),
     ];
-    (kind, ports()).prop_map(|(kind, ports)| Service { kind, ports })
+    let cluster = select(&CLUSTERS[..]).prop_map(|c| ClusterId::new(c).unwrap());
+    let clusters = prop::collection::btree_map(cluster, prop::collection::vec(address(), 1..3), 0..2);
+    (kind, ports(), clusters).prop_map(|(kind, ports, clusters)| Service { kind, ports, clusters })
 }
 
 fn slice(cluster: Option<ClusterId>) -> impl Strategy<Value = Slice> {
@@ -72,8 +74,10 @@ fn event() -> impl Strategy<Value = Event> {
     let object = |ns: &str, n: u8| ObjectRef::new(ns, format!("o{n}"));
     let own = |key: &ServiceKey| ObjectRef::new(key.namespace.as_str(), key.name.as_str());
     let cluster = select(&CLUSTERS[..]).prop_map(|c| ClusterId::new(c).unwrap());
-    let local = (key(), service())
-        .prop_map(move |(key, service)| Event::Apply(Source::Services, own(&key), Some(Fact::Local(key, service))));
+    let local = (key(), service()).prop_map(move |(key, service)| {
+        let service = Service { clusters: ClusterIps::new(), ..service };
+        Event::Apply(Source::Services, own(&key), Some(Fact::Local(key, service)))
+    });
     let import = (0u8..3, key(), service()).prop_map(move |(n, key, service)| {
         let external = matches!(service.kind, ServiceKind::External(_));
         // An import's Service is never an alias.
@@ -204,10 +208,12 @@ fn addresses(answer: &Answer) -> BTreeSet<IpAddr> {
 
 fn addresses_of(fact: &Fact) -> Vec<IpAddr> {
     match fact {
-        Fact::Local(_, Service { kind: ServiceKind::Addresses(ips), .. })
-        | Fact::Import(_, Service { kind: ServiceKind::Addresses(ips), .. }) => ips.clone(),
+        Fact::Local(_, service) | Fact::Import(_, service) => {
+            let own = if let ServiceKind::Addresses(ips) = &service.kind { ips.clone() } else { Vec::new() };
+            own.into_iter().chain(service.clusters.values().flatten().copied()).collect()
+        }
         Fact::LocalSlice(_, slice) | Fact::ImportSlice(_, slice) => slice.endpoints.iter().map(|e| e.address).collect(),
-        Fact::Local(..) | Fact::Import(..) | Fact::Namespace(_) => Vec::new(),
+        Fact::Namespace(_) => Vec::new(),
     }
 }
 

@@ -6,7 +6,7 @@
 //! SYNC                                        every source has been listed
 //! APPLY namespace NAME
 //! APPLY local NS/NAME WHAT... | APPLY import NS/NAME WHAT...
-//!     WHAT: ip ADDRESS, headless, external NAME, port NAME/PROTOCOL/NUMBER
+//!     WHAT: ip ADDRESS, at CLUSTER ADDRESS, headless, external NAME, port NAME/PROTOCOL/NUMBER
 //! APPLY local-slice NS/OBJECT of NS/NAME PART... | APPLY import-slice OBJECT of NS/NAME from CLUSTER PART...
 //!     PART: port NAME/PROTOCOL/NUMBER, endpoint ADDRESS[=HOSTNAME]
 //! DELETE namespace NAME | local NS/NAME | import NS/NAME | local-slice NS/OBJECT | import-slice OBJECT
@@ -22,7 +22,7 @@ use std::collections::BTreeSet;
 use std::fmt::Write as _;
 use std::path::Path;
 
-use daisy_api::{ClusterId, NamespaceName, Protocol, ServiceKey, labels};
+use daisy_api::{ClusterId, ClusterIps, NamespaceName, Protocol, ServiceKey, labels};
 use daisy_dns_core::{
     Answer, Data, DomainName, Endpoint, Fact, Index, ObjectRef, Owner, Port, QueryName, QueryType, Question, Rcode, Record,
     Service, ServiceKind, Settings, Slice, Source, answer,
@@ -220,11 +220,16 @@ fn fact(words: &[&str]) -> Result<(Source, ObjectRef, Fact), String> {
 }
 
 fn service(mut words: &[&str]) -> Result<Service, String> {
-    let (mut addresses, mut kind, mut ports) = (Vec::new(), None, Vec::new());
+    let (mut addresses, mut kind, mut ports, mut clusters) = (Vec::new(), None, Vec::new(), ClusterIps::new());
     while !words.is_empty() {
         words = match words {
             ["ip", ip, rest @ ..] => {
                 addresses.push(ip.parse().map_err(|_| format!("address {ip}?"))?);
+                rest
+            }
+            ["at", cluster, ip, rest @ ..] => {
+                let cluster = ClusterId::new(*cluster).map_err(|e| e.to_string())?;
+                clusters.entry(cluster).or_default().push(ip.parse().map_err(|_| format!("address {ip}?"))?);
                 rest
             }
             ["headless", rest @ ..] => {
@@ -242,7 +247,7 @@ fn service(mut words: &[&str]) -> Result<Service, String> {
             _ => return Err(format!("{words:?}?")),
         };
     }
-    Ok(Service { kind: kind.unwrap_or(ServiceKind::Addresses(addresses)), ports })
+    Ok(Service { kind: kind.unwrap_or(ServiceKind::Addresses(addresses)), ports, clusters })
 }
 
 fn slice(cluster: Option<ClusterId>, mut words: &[&str]) -> Result<Slice, String> {

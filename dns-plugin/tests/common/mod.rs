@@ -4,7 +4,7 @@
 
 use std::net::{IpAddr, SocketAddr};
 
-use daisy_api::{ClusterId, NamespaceName, Protocol, ServiceKey};
+use daisy_api::{ClusterId, ClusterIps, NamespaceName, Protocol, ServiceKey};
 use daisy_dns::core::{Endpoint, Fact, Index, ObjectRef, Port, Service, ServiceKind, Settings, Slice, Source};
 use daisy_dns::{Current, Metrics, Sockets, serve};
 use tokio::sync::oneshot;
@@ -49,11 +49,11 @@ pub(crate) fn index(endpoints: u16) -> Index {
     let key = |ns: &str, name: &str| ServiceKey::parse(ns, name).unwrap();
     let mut apply = |source, name: &str, fact| index.handle_apply(source, ObjectRef::new("x", name), Some(fact));
     apply(Source::Namespaces, "shop", Fact::Namespace(NamespaceName::new("shop").unwrap()));
-    let web = Service { kind: ips(&["10.96.0.10", "fd00::10"]), ports: http(80) };
+    let web = Service { kind: ips(&["10.96.0.10", "fd00::10"]), ports: http(80), clusters: ClusterIps::new() };
     apply(Source::Services, "web", Fact::Local(key("shop", "web"), web));
-    let nginx = Service { kind: ips(&["100.96.0.1"]), ports: http(80) };
+    let nginx = Service { kind: ips(&["100.96.0.1"]), ports: http(80), clusters: ClusterIps::new() };
     apply(Source::Services, "i-nginx", Fact::Import(key("nginx", "nginx"), nginx));
-    let db = Service { kind: ServiceKind::Headless, ports: http(80) };
+    let db = Service { kind: ServiceKind::Headless, ports: http(80), clusters: ClusterIps::new() };
     apply(Source::Services, "i-db", Fact::Import(key("shop", "db"), db));
     let endpoints = (0..endpoints).map(|n| {
         let [high, low] = n.to_be_bytes();

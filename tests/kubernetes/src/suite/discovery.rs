@@ -25,7 +25,7 @@ pub(super) fn cases() -> Vec<Case> {
         case("submariner S4: a Service without active pods", no_active_pods),
         case("submariner S5: a Service of two clusters, with active pods in one only", active_in_one),
         // The DNS server knows an import's endpoints in each cluster, but not each cluster's own ClusterIP, whose ports are the Service's.
-        lacking("submariner S6: a Service by its cluster's name", by_cluster),
+        case("submariner S6: a Service by its cluster's name", by_cluster),
         case("submariner S7: two clusters' Service from a third: both answer", both_answer),
         case("submariner S8: an unhealthy cluster does not answer", unhealthy),
         case("submariner H1: a remote headless Service", headless_remote),
