@@ -59,6 +59,8 @@ pub const NODE_ADDRESS: &str = "daisy.supercluster.local/node-address";
 pub const PUBLIC_ADDRESS: &str = "daisy.supercluster.local/public-address";
 /// Annotation on a Node: set by its route-agent to `clean` once nothing of Daisy's is left on it after a leave.
 pub const NODE_STATE: &str = "daisy.supercluster.local/node-state";
+/// Annotation on a Node: why its route-agent cannot bring it into the state that it is to be in.
+pub const NODE_PROBLEM: &str = "daisy.supercluster.local/node-problem";
 /// Annotation on a Member: the grant of the invitation by which it joined. Where it is absent or differs from the Member's grant,
 /// an administrator has set that, and a rejoin leaves it.
 pub const INVITED_GRANT: &str = "daisy.supercluster.local/invited-grant";

@@ -52,7 +52,7 @@ pub(crate) struct Turn(channel::Receiver<State>);
 
 #[derive(Clone, Copy, Debug, Default)]
 struct State {
-    /// Whether the API server has answered once.
+    /// Whether it is known whose turn it is, or that it cannot be known now.
     asked: bool,
     /// Until when this replica may write.
     until: Option<Instant>,
@@ -233,8 +233,11 @@ impl Part {
 
     /// Says whose turn it is.
     fn tell(&mut self) {
-        let until = self.elector.writes_until(self.now()).map(|until| self.began + until);
-        let before = self.state.send_replace(State { asked: true, until });
+        let now = self.now();
+        let until = self.elector.writes_until(now).map(|until| self.began + until);
+        // A lease that is free is asked for at once: until then nothing is known.
+        let asked = until.is_some() || self.elector.poll_timeout().is_some_and(|next| next > now.monotonic);
+        let before = self.state.send_replace(State { asked, until });
         let lease = self.options.name.as_str();
         let holder = self.elector.holder().map(str::to_owned);
         match (before.until.is_some(), until.is_some()) {

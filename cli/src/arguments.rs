@@ -180,6 +180,9 @@ pub(crate) struct Invite {
     /// How many clusters may join by it.
     #[arg(long, default_value_t = 10, value_parser = clap::value_parser!(u32).range(1..=100_000))]
     pub(crate) uses: u32,
+    /// Let them have CIDRs of public addresses: every member then sends these addresses to them.
+    #[arg(long)]
+    pub(crate) allow_public_cidrs: bool,
     /// The broker's URL in the file; else the one that it was deployed with.
     #[arg(long)]
     pub(crate) server: Option<String>,
@@ -227,6 +230,12 @@ pub(crate) struct Join {
     /// How often to vouch for this cluster's records at the broker.
     #[arg(long, default_value = "60s", value_parser = duration)]
     pub(crate) heartbeat: std::time::Duration,
+    /// The UDP port of the gateways' tunnels, where the usual one is another program's.
+    #[arg(long, default_value_t = daisy_api::labels::TUNNEL_PORT, value_parser = clap::value_parser!(u16).range(1..))]
+    pub(crate) tunnel_port: u16,
+    /// The UDP port of the VXLAN between this cluster's nodes, where the usual one is another program's on any of them.
+    #[arg(long, default_value_t = daisy_api::labels::VXLAN_PORT, value_parser = clap::value_parser!(u16).range(1..))]
+    pub(crate) vxlan_port: u16,
     /// Print what would be applied, and change nothing.
     #[arg(long)]
     pub(crate) dry_run: bool,
@@ -359,6 +368,8 @@ pub(crate) enum Show {
     Gateways(ShowOptions),
     /// Its connections to other clusters, with their round-trip times.
     Connections(ShowOptions),
+    /// Its nodes: which are gateways, their addresses, and what is wrong on them.
+    Nodes(ShowOptions),
     /// What it exports and imports.
     Services(ShowOptions),
     /// All of these.
@@ -413,9 +424,9 @@ pub(crate) struct RegistrarRole {
     pub(crate) replica: Option<String>,
     #[command(flatten)]
     pub(crate) health: HealthAddress,
-    /// Let clusters have CIDRs of public addresses.
+    /// Let clusters have CIDRs of public addresses, whatever their invitation says.
     #[arg(long)]
-    pub(crate) public_cidrs: bool,
+    pub(crate) allow_public_cidrs: bool,
 }
 
 /// Where a role is asked how it is.
@@ -466,6 +477,9 @@ pub(crate) struct RouteAgentRole {
     /// Clean the node of what an earlier life may have left, where the cluster is no member.
     #[arg(long)]
     pub(crate) clean: bool,
+    /// The UDP port of the VXLAN between nodes and gateways; the same on all nodes of a cluster.
+    #[arg(long, default_value_t = daisy_api::labels::VXLAN_PORT, value_parser = clap::value_parser!(u16).range(1..))]
+    pub(crate) vxlan_port: u16,
 }
 
 #[derive(Args)]

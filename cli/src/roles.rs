@@ -64,7 +64,7 @@ async fn with_health(address: HealthAddress, health: Health, role: impl Future<O
 pub(crate) async fn registrar(options: RegistrarRole) -> Result<()> {
     log();
     let settings = daisy_broker::registrar::RegistrarOptions {
-        public_cidrs: options.public_cidrs,
+        public_cidrs: options.allow_public_cidrs,
         replica: options.replica,
         ..Default::default()
     };
@@ -98,6 +98,7 @@ pub(crate) async fn route_agent(options: RouteAgentRole) -> Result<()> {
     settings.hold = options.hold;
     settings.reach_all = options.reach == Reach::All;
     settings.clean = options.clean;
+    settings.vxlan_port = options.vxlan_port;
     let health = Health { registry: settings.registry.clone(), ready: None };
     with_health(options.health, health, daisy_route_agent::run(client().await?, settings, stop()?)).await
 }

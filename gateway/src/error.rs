@@ -44,7 +44,10 @@ pub enum GatewayError {
         cause: String,
     },
     /// The UDP port is another's.
-    #[error("UDP port {port} is in use on this node: end what holds it, or give the gateway another with --port")]
+    #[error(
+        "UDP port {port} is in use on this node: end what holds it, or give the gateways another (daisy join --tunnel-port; \
+         daisy gateway --port)"
+    )]
     PortInUse {
         /// The port.
         port: u16,

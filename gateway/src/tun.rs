@@ -7,6 +7,7 @@ use std::fs::OpenOptions;
 use std::io;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
 use std::os::unix::fs::OpenOptionsExt;
+use std::path::Path;
 
 use crate::error::GatewayError;
 
@@ -27,7 +28,11 @@ pub(crate) struct Tun {
 impl Tun {
     /// Opens the device of this name, makes it if it is not there, and makes it persistent.
     pub(crate) fn open(name: &str) -> Result<Self, GatewayError> {
-        let file = OpenOptions::new().read(true).write(true).custom_flags(libc::O_NONBLOCK | libc::O_CLOEXEC).open(DEVICE_FILE);
+        Self::open_by(Path::new(DEVICE_FILE), name)
+    }
+
+    fn open_by(file: &Path, name: &str) -> Result<Self, GatewayError> {
+        let file = OpenOptions::new().read(true).write(true).custom_flags(libc::O_NONBLOCK | libc::O_CLOEXEC).open(file);
         let file = file.map_err(|cause| match cause.raw_os_error() {
             // Without the module behind it, the file may be there all the same.
             Some(libc::ENOENT | libc::ENODEV | libc::ENXIO) => GatewayError::NoTunDevice,
@@ -88,5 +93,63 @@ impl Tun {
 impl AsFd for Tun {
     fn as_fd(&self) -> BorrowedFd<'_> {
         self.descriptor.as_fd()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::os::unix::process::CommandExt;
+    use std::process::Command;
+
+    use super::*;
+
+    #[test]
+    fn without_the_device_file_it_says_what_to_do() {
+        let error = Tun::open_by(Path::new("/nowhere/net/tun"), "daisy-test").expect_err("it is not there");
+        assert!(matches!(error, GatewayError::NoTunDevice), "{error}");
+        let text = error.to_string();
+        assert!(text.contains("/dev/net/tun is not there") && text.contains("modprobe tun"), "{text}");
+    }
+
+    #[test]
+    fn what_is_no_tun_device_is_not_taken_for_one() {
+        let error = Tun::open_by(Path::new("/dev/null"), "daisy-test").expect_err("it is another device");
+        assert!(error.to_string().starts_with("device daisy-test: attaching failed"), "{error}");
+    }
+
+    /// In a user namespace of its own a process has no rights on the network namespace that it came from.
+    #[test]
+    #[expect(unsafe_code, reason = "one system call between fork and exec")]
+    fn without_rights_it_says_which() {
+        const INSIDE: &str = "DAISY_TEST_WITHOUT_RIGHTS";
+        const NAME: &str = "tun::tests::without_rights_it_says_which";
+        if std::env::var_os(INSIDE).is_some() {
+            let error = Tun::open("daisy-test").expect_err("it has no rights");
+            assert!(matches!(error, GatewayError::NoRights { .. }), "{error}");
+            let text = error.to_string();
+            assert!(text.contains("no rights to") && text.contains("CAP_NET_ADMIN"), "{text}");
+            return;
+        }
+        if !Path::new(DEVICE_FILE).exists() {
+            eprintln!("SKIPPED {NAME}: there is no {DEVICE_FILE} here");
+            return;
+        }
+        let mut command = Command::new(std::env::current_exe().expect("this program"));
+        command.args(["--exact", NAME, "--test-threads=1"]).env(INSIDE, "1");
+        let leave_rights = || Ok(nix::sched::unshare(nix::sched::CloneFlags::CLONE_NEWUSER)?);
+        // SAFETY: the child has one thread, and calls the kernel only.
+        unsafe { command.pre_exec(leave_rights) };
+        match command.output() {
+            Ok(output) => {
+                let said = String::from_utf8_lossy(&output.stdout);
+                assert!(
+                    output.status.success() && said.contains("1 passed"),
+                    "{said}{}",
+                    String::from_utf8_lossy(&output.stderr)
+                );
+            }
+            // Where user namespaces are switched off, this cannot be tried.
+            Err(error) => eprintln!("SKIPPED {NAME}: {error}"),
+        }
     }
 }

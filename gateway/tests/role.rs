@@ -155,7 +155,7 @@ fn what_keeps_it_from_working_is_said_on_the_gateway() {
     let status = api.wait_for(site, "refused", |status| !is_true(&status.conditions, READY));
     let condition = find(&status.conditions, READY).unwrap();
     assert_eq!(condition.reason, "PortInUse");
-    assert!(condition.message.contains("--port"), "{}", condition.message);
+    assert!(condition.message.contains("daisy join --tunnel-port"), "{}", condition.message);
     assert!(site.host.device(DEVICE).is_none(), "nothing half-done");
     drop(holder);
 

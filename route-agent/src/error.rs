@@ -38,6 +38,15 @@ pub(crate) enum NodeError {
     /// A device of our name is somebody else's.
     #[error("device {0} is there and is no VXLAN device: it is left alone, and nothing goes over it; rename or remove it")]
     ForeignDevice(&'static str),
+    /// The VXLAN's UDP port is another's.
+    #[error(
+        "UDP port {port} on this node is another program's or another VXLAN's, and without it packets between the nodes and the \
+         gateways are lost: end what holds it, or give all nodes of this cluster another port (daisy join --vxlan-port)"
+    )]
+    PortInUse {
+        /// The port.
+        port: u16,
+    },
     /// The filter cannot be changed.
     #[error("cannot {change}: {cause}")]
     Filter {

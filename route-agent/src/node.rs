@@ -32,12 +32,14 @@ pub(crate) struct Node {
     /// What is there beside the filter; `None` when it must be looked at anew.
     have: Option<State>,
     known: Known,
+    /// What failed at the last [`Self::bring`], first of all.
+    problem: Option<String>,
 }
 
 impl Node {
     /// Takes a node over.
     pub(crate) fn new(network: Network, filter: FilterTable, metrics: Metrics) -> Self {
-        Self { network, filter, metrics, have: None, known: Known::Nothing }
+        Self { network, filter, metrics, have: None, known: Known::Nothing, problem: None }
     }
 
     /// What is found, and whether any of it, or a filter, is ours.
@@ -76,12 +78,19 @@ impl Node {
         self.have = None;
     }
 
+    /// Why the node is not as it is to be; what failed first, if several things did.
+    pub(crate) fn problem(&self) -> Option<&str> {
+        self.problem.as_deref()
+    }
+
     /// Brings the node into this state. `openings` gives all that is open, `changes` is what of it changed since the last
     /// call. Says whether all of it went well; what did not is logged, and tried again by the next call.
     pub(crate) async fn bring(&mut self, want: &State, openings: impl Fn() -> Vec<Opening>, changes: &OpeningChanges) -> bool {
+        self.problem = None;
         match self.try_bring(want, openings, changes).await {
             Ok(failures) => failures == 0,
             Err(error) => {
+                self.problem.get_or_insert_with(|| error.to_string());
                 error!(%error, "the node is not as it is to be; trying again");
                 self.have = None;
                 // What was to be opened or closed has not been: all of it is put there the next time.
@@ -114,6 +123,7 @@ impl Node {
             } else if let Err(error) = self.network.perform(&change).await {
                 self.metrics.errors.with_label_values(&[kind(&change)]).inc();
                 error!(%error, "a change failed; trying again");
+                self.problem.get_or_insert_with(|| error.to_string());
                 failures += 1;
                 continue;
             }

@@ -4,7 +4,7 @@ use std::collections::BTreeSet;
 use std::time::Duration;
 
 use anyhow::Context as _;
-use daisy_api::labels::NODE_STATE;
+use daisy_api::labels::{NODE_PROBLEM, NODE_STATE};
 use daisy_kubernetes::Api;
 use daisy_route_agent_core::agent::CLEAN;
 use daisy_route_agent_core::{Agent, Annotation, Issue, Links, Opening, OpeningChanges, Phase, Settings};
@@ -87,6 +87,8 @@ struct Role {
     checked_forwarding: bool,
     /// When what failed is tried again, and how long was waited for it.
     retry: Option<(Instant, Duration)>,
+    /// The problem that the Node says it has; not known before the first writing, since an earlier route-agent may have left one.
+    told: Option<Option<String>>,
 }
 
 impl Role {
@@ -114,6 +116,7 @@ impl Role {
             phase: Phase::NotJoined,
             checked_forwarding: false,
             retry: None,
+            told: None,
         })
     }
 
@@ -217,7 +220,15 @@ impl Role {
         let count = i64::try_from(openings.len()).unwrap_or(i64::MAX);
         self.metrics.openings.set(count);
         let all = || openings.all().collect::<Vec<Opening>>();
-        if !self.node.bring(&want, all, &changes).await {
+        let brought = self.node.bring(&want, all, &changes).await;
+        // What fails once and works the next time is nobody's business.
+        if (brought || self.retry.is_some())
+            && let Err(error) = self.tell_problem().await
+        {
+            warn!(%error, "annotating Node {} failed; trying again", self.name);
+            return self.fail();
+        }
+        if !brought {
             return self.fail();
         }
         match self.annotate().await {
@@ -283,6 +294,18 @@ impl Role {
         let way = self.agent.members() > 0 && phase == Phase::Joined;
         let lost = self.issues.contains(&Issue::NoGateway) || self.issues.contains(&Issue::NoGatewayNode);
         self.metrics.gateway.set(i64::from(way && !lost));
+    }
+
+    /// Says on the Node what is wrong on it, where `daisy show nodes` and `daisy join` find it.
+    async fn tell_problem(&mut self) -> Result<(), kube::Error> {
+        let problem = self.node.problem().map(str::to_owned);
+        if self.told.as_ref() == Some(&problem) {
+            return Ok(());
+        }
+        let patch = serde_json::json!({ "metadata": { "annotations": { NODE_PROBLEM: problem } } });
+        self.nodes.patch(&self.name, &PatchParams::default(), &Patch::Merge(patch)).await?;
+        self.told = Some(problem);
+        Ok(())
     }
 
     async fn annotate(&self) -> anyhow::Result<()> {

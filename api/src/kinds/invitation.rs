@@ -33,6 +33,9 @@ pub struct InvitationSpec {
     /// How many clusters may join by it.
     #[schemars(range(min = 1, max = 100_000))]
     pub max_uses: u32,
+    /// Whether they may have CIDRs of public addresses, which every member then sends to them.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub public_cidrs: bool,
 }
 
 /// How far an invitation is used up.

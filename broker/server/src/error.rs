@@ -9,7 +9,7 @@ use thiserror::Error;
 #[non_exhaustive]
 pub enum Error {
     /// Another process has the same data directory.
-    #[error("{path}: the database is in use by another process: end that one, or choose another data directory")]
+    #[error("{path}: the database is in use by another process: end that one, or choose another data directory (--data)")]
     InUse {
         /// The database file.
         path: String,
@@ -104,7 +104,7 @@ pub enum Error {
 
 fn in_use(source: &io::Error) -> &'static str {
     if source.kind() == io::ErrorKind::AddrInUse {
-        ": another program has this port; end it or choose another port"
+        ": another program has this port; end it or choose another port (--listen)"
     } else {
         ""
     }

@@ -100,11 +100,13 @@ pub struct Invite {
     pub ttl: Duration,
     /// How many clusters may join by it.
     pub uses: u32,
+    /// Whether they may have CIDRs of public addresses.
+    pub public_cidrs: bool,
 }
 
 impl Default for Invite {
     fn default() -> Self {
-        Self { name: None, grant: Grant::all(), ttl: Duration::from_secs(24 * 3600), uses: 10 }
+        Self { name: None, grant: Grant::all(), ttl: Duration::from_secs(24 * 3600), uses: 10, public_cidrs: false }
     }
 }
 
@@ -258,7 +260,12 @@ async fn make_invitation(
     let wished = SignedDuration::try_from(invite.ttl).ok().and_then(|ttl| Timestamp::now().checked_add(ttl).ok());
     let expires =
         if invite.ttl < TOKEN_LEAST { wished.map_or(token_ends, |wished| wished.min(token_ends)) } else { token_ends };
-    let spec = InvitationSpec { grant: invite.grant.clone(), expires: Time(expires), max_uses: invite.uses };
+    let spec = InvitationSpec {
+        grant: invite.grant.clone(),
+        expires: Time(expires),
+        max_uses: invite.uses,
+        public_cidrs: invite.public_cidrs,
+    };
     let mut invitation = Invitation::new(name, spec);
     invitation.metadata =
         ObjectMeta { namespace: Some(BROKER_NAMESPACE.to_owned()), labels: binding.metadata.labels, ..invitation.metadata };

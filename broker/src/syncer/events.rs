@@ -6,7 +6,7 @@ use std::time::Duration;
 use daisy_api::ClusterId;
 use daisy_api::labels::{GROUP, SYSTEM_NAMESPACE, VERSION};
 use daisy_api::names::short_hash;
-use daisy_broker_core::syncer::{Note, Severity};
+use daisy_broker_core::syncer::{BrokerTrouble, Note, Severity};
 use daisy_kubernetes::Api;
 use jiff::Timestamp;
 use k8s_openapi::api::core::v1::{Event, EventSource, ObjectReference};
@@ -38,6 +38,15 @@ impl Events {
         if note.severity() < Severity::Warning {
             return;
         }
+        self.make(note.reason(), &note.to_string());
+    }
+
+    /// Publishes why there is no working connection to the broker: on a first join there is no Cluster yet that could say so.
+    pub(super) fn trouble(&mut self, trouble: &BrokerTrouble) {
+        self.make(&trouble.reason, &trouble.message);
+    }
+
+    fn make(&mut self, reason: &str, message: &str) {
         let now = Instant::now();
         while self.made.front().is_some_and(|at| now.duration_since(*at) > WINDOW) {
             self.made.pop_front();
@@ -46,7 +55,7 @@ impl Events {
             return;
         }
         self.made.push_back(now);
-        let event = event(&self.id, note, Timestamp::now());
+        let event = event(&self.id, reason, message, Timestamp::now());
         let api: Api<Event> = Api::namespaced(self.client.clone(), SYSTEM_NAMESPACE);
         tokio::spawn(async move {
             let parameters = PostParams::default();
@@ -58,12 +67,12 @@ impl Events {
     }
 }
 
-fn event(id: &ClusterId, note: &Note, now: Timestamp) -> Event {
-    let mut message = note.to_string();
+fn event(id: &ClusterId, reason: &str, message: &str, now: Timestamp) -> Event {
+    let mut message = message.to_owned();
     if message.len() > MESSAGE_MAX {
         message = message.chars().take(MESSAGE_MAX / 4).chain("…".chars()).collect();
     }
-    let name = format!("{id}.{}", short_hash(&format!("{}{message}{now}", note.reason()), 16));
+    let name = format!("{id}.{}", short_hash(&format!("{reason}{message}{now}"), 16));
     Event {
         metadata: ObjectMeta { namespace: Some(SYSTEM_NAMESPACE.to_owned()), name: Some(name), ..ObjectMeta::default() },
         involved_object: ObjectReference {
@@ -74,7 +83,7 @@ fn event(id: &ClusterId, note: &Note, now: Timestamp) -> Event {
             ..ObjectReference::default()
         },
         type_: Some("Warning".to_owned()),
-        reason: Some(note.reason().to_owned()),
+        reason: Some(reason.to_owned()),
         message: Some(message),
         source: Some(EventSource { component: Some("daisy-syncer".to_owned()), host: None }),
         first_timestamp: Some(Time(now)),

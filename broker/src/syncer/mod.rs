@@ -274,6 +274,9 @@ impl Role {
         self.metrics.writes(self.turn.ours);
         if self.turn.ours {
             self.turn.relist.send_modify(|takeover| *takeover += 1);
+            if let Some(trouble) = self.trouble.values().next() {
+                self.events.trouble(trouble);
+            }
             return;
         }
         // Nothing is sent from here on; what was under way may have been done, and is looked at again in the next turn.
@@ -320,7 +323,12 @@ impl Role {
         let changed = self.metrics.broker_connected(up);
         match &state {
             Ok(()) if changed => info!("the broker is connected"),
-            Err(trouble) if changed => warn!(reason = %trouble.reason, "the broker is not connected: {}", trouble.message),
+            Err(trouble) if changed => {
+                warn!(reason = %trouble.reason, "the broker is not connected: {}", trouble.message);
+                if self.turn.ours {
+                    self.events.trouble(trouble);
+                }
+            }
             Ok(()) | Err(_) => {}
         }
         self.machine.handle_broker_connection(state, self.clock.now());

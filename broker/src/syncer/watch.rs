@@ -410,9 +410,13 @@ impl Trouble {
                 "; whoever answers there has not the certificate that broker-info.daisy pins: it is another server, or the broker \
                  was made anew, and then this cluster must join again (daisy join)"
             }
-            _ => "",
+            _ => {
+                "; is the broker up, and may this cluster's pods connect to the server in Secret daisy-system/daisy-broker-access?"
+            }
         };
-        Self { reason, message: format!("{chain}{remedy}") }
+        // kube's own words for that something went wrong say nothing.
+        let cause = chain.trim_start_matches("ServiceError: ");
+        Self { reason, message: format!("{cause}{remedy}") }
     }
 }
 

@@ -27,7 +27,13 @@ pub(crate) async fn invite(options: Invite) -> Result<()> {
     if address.ca.is_empty() {
         bail!("the broker's kubeconfig names no certificate authority, and without one nobody could pin the broker");
     }
-    let invitation = Invitation { grant: options.export, ttl: options.ttl, uses: options.uses, ..Invitation::default() };
+    let invitation = Invitation {
+        grant: options.export,
+        ttl: options.ttl,
+        uses: options.uses,
+        public_cidrs: options.allow_public_cidrs,
+        ..Invitation::default()
+    };
     let info = setup::create_invitation(&client, &address, &invitation).await?;
     output::print(&info.to_text()?)
 }

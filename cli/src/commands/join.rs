@@ -11,7 +11,7 @@ use daisy_broker::enrol::{self, Answer, Ask};
 use daisy_kubernetes::Api;
 use ed25519_dalek::SigningKey;
 use k8s_openapi::ByteString;
-use k8s_openapi::api::core::v1::{Namespace, Node, Secret, Service};
+use k8s_openapi::api::core::v1::{Event, Namespace, Node, Secret, Service};
 use kube::api::{ListParams, Patch, PatchParams, PostParams};
 use kube::{Client, ResourceExt};
 use rand_core::OsRng;
@@ -68,7 +68,17 @@ fn settings(options: &Join, workers: usize) -> Settings {
         agent.extend(["--reach".to_owned(), "all".to_owned()]);
     }
     let syncer = vec!["--heartbeat".to_owned(), millis(options.heartbeat)];
-    Settings { image: options.image.clone(), workers, arguments: vec![("route-agent", agent), ("syncer", syncer)] }
+    let mut gateway = Vec::new();
+    for (port, usual, flag, arguments) in [
+        (options.vxlan_port, labels::VXLAN_PORT, "--vxlan-port", &mut agent),
+        (options.tunnel_port, labels::TUNNEL_PORT, "--port", &mut gateway),
+    ] {
+        if port != usual {
+            arguments.extend([flag.to_owned(), port.to_string()]);
+        }
+    }
+    let arguments = vec![("route-agent", agent), ("syncer", syncer), ("gateway", gateway)];
+    Settings { image: options.image.clone(), workers, arguments }
 }
 
 fn dry_run(plan: &Plan, settings: &Settings) -> Result<()> {
@@ -232,10 +242,14 @@ async fn unready(client: &Client, options: &Join) -> Result<Option<Waiting>> {
             return Ok(Some(waiting));
         }
     }
+    if let Some((node, problem)) = all.iter().find_map(|node| Some((node, node.annotations().get(labels::NODE_PROBLEM)?))) {
+        return Ok(Some(Waiting::on(format!("node {} ({problem})", node.name_any()))));
+    }
     let clusters: Api<Cluster> = Api::namespaced(client.clone(), namespace);
     let Some(cluster) = clusters.get_opt(options.clusterid.as_str()).await? else {
-        let trouble = ": its pods have to reach the address in the broker-info file, from inside this cluster; `kubectl -n daisy-system logs deployment/daisy-syncer` says what they get";
-        return Ok(Some(Waiting { what: "the syncer to reach the broker".to_owned(), trouble: trouble.to_owned() }));
+        let hint = "its pods have to reach the address in the broker-info file, from inside this cluster; `kubectl -n daisy-system logs deployment/daisy-syncer` says what they get";
+        let said = last_warning(client, "daisy-syncer").await.unwrap_or_else(|| hint.to_owned());
+        return Ok(Some(Waiting { what: "the syncer to reach the broker".to_owned(), trouble: format!(": {said}") }));
     };
     let list = cluster.status.unwrap_or_default().conditions;
     if let Some(condition) = conditions::find(&list, "BrokerConnected").filter(|c| c.status == "False") {
@@ -255,4 +269,13 @@ async fn unready(client: &Client, options: &Join) -> Result<Option<Waiting>> {
         return Ok(Some(Waiting::on("the broker to have this cluster's gateway")));
     }
     Ok(None)
+}
+
+/// The newest warning of a role, as `kubectl get events -n daisy-system` has it: what it says before there is an object to say it on.
+async fn last_warning(client: &Client, component: &str) -> Option<String> {
+    let api: Api<Event> = Api::namespaced(client.clone(), labels::SYSTEM_NAMESPACE);
+    let all = api.list(&ListParams::default()).await.ok()?.items;
+    let of_role = |event: &Event| event.source.as_ref().and_then(|source| source.component.as_deref()) == Some(component);
+    let newest = all.into_iter().filter(of_role).max_by_key(|event| event.last_timestamp.as_ref().map(|time| time.0))?;
+    Some(format!("{}: {}", newest.reason.unwrap_or_default(), newest.message.unwrap_or_default()))
 }

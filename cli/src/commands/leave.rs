@@ -246,7 +246,7 @@ pub(super) async fn namespace_gone(client: &Client, name: &str, progress: &mut P
 /// Takes Daisy's marks off the nodes. Those that could not be cleaned keep theirs: by them the next leave knows.
 async fn unmark_nodes(client: &Client, unclean: &BTreeSet<String>) -> Result<()> {
     let api: Api<Node> = Api::all(client.clone());
-    let annotations = [labels::NODE_ADDRESS, labels::NODE_STATE];
+    let annotations = [labels::NODE_ADDRESS, labels::NODE_STATE, labels::NODE_PROBLEM];
     for node in all_nodes(client).await? {
         let name = node.name_any();
         let marked =
@@ -254,7 +254,7 @@ async fn unmark_nodes(client: &Client, unclean: &BTreeSet<String>) -> Result<()>
         if marked && !unclean.contains(&name) {
             let patch = serde_json::json!({ "metadata": {
                 "labels": { labels::GATEWAY_NODE: null },
-                "annotations": { labels::NODE_ADDRESS: null, labels::NODE_STATE: null },
+                "annotations": { labels::NODE_ADDRESS: null, labels::NODE_STATE: null, labels::NODE_PROBLEM: null },
             }});
             api.patch(&name, &PatchParams::default(), &Patch::Merge(&patch))
                 .await

@@ -3,7 +3,7 @@
 use anyhow::{Context, Result};
 use daisy_api::{Cluster, ConnectionStatus, Gateway, HaStatus, ServiceExport, conditions, labels};
 use daisy_kubernetes::Api;
-use k8s_openapi::api::core::v1::Service;
+use k8s_openapi::api::core::v1::{Node, Service};
 use k8s_openapi::api::discovery::v1::EndpointSlice;
 use kube::api::ListParams;
 use kube::{Client, ResourceExt};
@@ -19,6 +19,7 @@ pub(crate) async fn run(what: Show) -> Result<()> {
         Show::Clusters(options) => clusters(&connect::cluster(&options.target).await?, options.format.output).await,
         Show::Gateways(options) => gateways(&connect::cluster(&options.target).await?, options.format.output).await,
         Show::Connections(options) => connections(&connect::cluster(&options.target).await?, options.format.output).await,
+        Show::Nodes(options) => nodes(&connect::cluster(&options.target).await?, options.format.output).await,
         Show::Services(options) => services(&connect::cluster(&options.target).await?, options.format.output).await,
         Show::All(options) => all(options).await,
     }
@@ -32,6 +33,8 @@ async fn all(options: ShowOptions) -> Result<()> {
         clusters(&client, format).await?;
         println!("\nGATEWAYS");
         gateways(&client, format).await?;
+        println!("\nNODES");
+        nodes(&client, format).await?;
         println!("\nCONNECTIONS");
         connections(&client, format).await?;
         println!("\nSERVICES");
@@ -41,6 +44,7 @@ async fn all(options: ShowOptions) -> Result<()> {
     let everything = json!({
         "clusters": list::<Cluster>(&client).await?,
         "gateways": list::<Gateway>(&client).await?,
+        "nodes": values(node_rows(&client).await?),
         "connections": values(connection_rows(&client).await?),
         "services": values(service_rows(&client).await?),
     });
@@ -143,6 +147,33 @@ async fn connection_rows(client: &Client) -> Result<Vec<(Value, Vec<String>)>> {
         }
     }
     Ok(rows)
+}
+
+/// The nodes, as far as Daisy has to do with them.
+async fn node_rows(client: &Client) -> Result<Vec<(Value, Vec<String>)>> {
+    let all = Api::<Node>::all(client.clone()).list(&ListParams::default()).await.context("listing nodes")?.items;
+    let rows = all.into_iter().map(|node| {
+        let annotation = |key: &str| node.annotations().get(key).cloned();
+        let gateway = node.labels().get(labels::GATEWAY_NODE).is_some_and(|value| value == "true");
+        let (address, public) = (annotation(labels::NODE_ADDRESS), annotation(labels::PUBLIC_ADDRESS));
+        let problem = annotation(labels::NODE_PROBLEM);
+        let cells = vec![
+            node.name_any(),
+            if gateway { "yes" } else { "no" }.to_owned(),
+            address.clone().unwrap_or_else(|| "-".to_owned()),
+            public.clone().unwrap_or_else(|| "-".to_owned()),
+            problem.clone().unwrap_or_else(|| "ok".to_owned()),
+        ];
+        let value = json!({
+            "name": node.name_any(), "gateway": gateway, "nodeAddress": address, "publicAddress": public, "problem": problem,
+        });
+        (value, cells)
+    });
+    Ok(rows.collect())
+}
+
+async fn nodes(client: &Client, format: OutputFormat) -> Result<()> {
+    output::rows(format, &["node", "gateway", "node address", "public address", "state"], &node_rows(client).await?)
 }
 
 fn millis(micros: u64) -> String {

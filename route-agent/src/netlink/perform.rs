@@ -49,6 +49,11 @@ fn is_there(error: &rtnetlink::Error) -> bool {
     matches!(error, rtnetlink::Error::NetlinkError(message) if message.raw_code() == -libc::EEXIST)
 }
 
+/// Whether the kernel says that a port is in use.
+fn is_in_use(error: &rtnetlink::Error) -> bool {
+    matches!(error, rtnetlink::Error::NetlinkError(message) if message.raw_code() == -libc::EADDRINUSE)
+}
+
 /// Whether the change takes something away.
 fn removes(change: &Change) -> bool {
     match change {
@@ -149,8 +154,10 @@ impl Network {
             IpAddr::V6(local) => link.local6(local),
         };
         let message = link.mtu(device.mtu).address(device.mac.0.to_vec()).build();
+        // Where another VXLAN has this port and this number, the kernel says so here; where a program has the port, below.
+        let taken = || NodeError::PortInUse { port: device.port };
         if let Err(error) = self.handle.link().add(message).execute().await {
-            return Ok(Err(error));
+            return if is_there(&error) { Err(taken()) } else { Ok(Err(error)) };
         }
         let index = self.require(VXLAN_DEVICE, change).await?;
         // No address of the kernel's own, and so no multicast of its own that nobody hears. Refused where IPv6 is off, and
@@ -162,7 +169,12 @@ impl Network {
             tracing::debug!(%error, "device {VXLAN_DEVICE} keeps its own IPv6 link-local address");
         }
         let message = LinkUnspec::new_with_index(index).append_extra_attribute(loose_sources()).up().build();
-        Ok(self.handle.link().set(message).execute().await)
+        let Err(error) = self.handle.link().set(message).execute().await else { return Ok(Ok(())) };
+        // A device that is there and is not up would be taken for done the next time.
+        if let Err(error) = self.handle.link().del(index).execute().await {
+            tracing::warn!(%error, "device {VXLAN_DEVICE}, which could not be set up, stays");
+        }
+        if is_in_use(&error) { Err(taken()) } else { Ok(Err(error)) }
     }
 }
 

@@ -218,3 +218,41 @@ fn others_things_are_left_alone() {
     site.nodes[0].tell(START + HOLD, |_| {});
     assert_same(&site.nodes[0].dump(), &before);
 }
+
+#[test]
+fn a_port_in_use_is_named_and_leaves_nothing_half_done() {
+    use daisy_api::labels::{VXLAN_DEVICE, VXLAN_PORT, VXLAN_VNI};
+    let Some(site) = Site::new("a_port_in_use") else { return };
+    let host = &site.nodes[1];
+    let refused = || {
+        let problem = host.with(|part| {
+            tell_all(&mut part.agent, START);
+            part.try_step(START)
+        });
+        let problem = problem.expect("the port is another's");
+        assert!(problem.contains("UDP port 4841") && problem.contains("daisy join --vxlan-port"), "{problem}");
+        assert!(!host.dump().iter().any(|line| line.contains(VXLAN_DEVICE)), "no device that is not up: {:#?}", host.dump());
+    };
+    let holder = host.namespace.run(|| UdpSocket::bind(("0.0.0.0", VXLAN_PORT)).unwrap());
+    refused();
+    // Told again, it is refused again, and not taken for done.
+    refused();
+    drop(holder);
+    // Another VXLAN of the same number and port.
+    host.with(|_| {
+        common::netlink(|handle| async move {
+            let link = rtnetlink::LinkVxlan::new("another", VXLAN_VNI).port(VXLAN_PORT).build();
+            handle.link().add(link).execute().await.unwrap();
+        });
+    });
+    refused();
+    host.with(|_| {
+        common::netlink(|handle| async move {
+            let index = common::index_of(&handle, "another").await;
+            handle.link().del(index).execute().await.unwrap();
+        });
+    });
+    site.join(START);
+    Site::serve(&site.other, 80);
+    assert!(sees(&site.pods[1], OTHER[0], 80).is_some(), "once the port is free, all is well");
+}

@@ -60,8 +60,8 @@ impl Part {
         Self { agent: Agent::new(settings), node, runtime }
     }
 
-    /// Looks at the links, and brings the node to where the agent wants it.
-    fn step(&mut self, now: Duration) {
+    /// Looks at the links, and brings the node to where the agent wants it. What is wrong, if it could not be brought there.
+    pub(super) fn try_step(&mut self, now: Duration) -> Option<String> {
         let Self { agent, node, runtime } = self;
         runtime.block_on(async {
             let links = node.links(agent.internal_addresses()).await.unwrap();
@@ -70,8 +70,15 @@ impl Part {
             let want = agent.poll(now).expect("a member");
             let changes = agent.openings().poll();
             let openings = agent.openings();
-            assert!(node.bring(&want, || openings.all().collect(), &changes).await);
-        });
+            let brought = node.bring(&want, || openings.all().collect(), &changes).await;
+            let problem = node.problem().map(str::to_owned);
+            assert_eq!(brought, problem.is_none());
+            problem
+        })
+    }
+
+    fn step(&mut self, now: Duration) {
+        assert_eq!(self.try_step(now), None);
     }
 }
 

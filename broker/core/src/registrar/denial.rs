@@ -46,7 +46,8 @@ pub enum Denial {
     },
     /// The signature is missing or does not verify.
     #[error(
-        "spec.signature does not verify with spec.signingKey for this broker and request; ask again with an unchanged daisy join"
+        "spec.signature does not verify with spec.signingKey for this broker and request: the broker-info file names another broker, \
+         or the request was changed on its way; ask for the file again (daisy invite)"
     )]
     BadSignature,
     /// A CIDR that no cluster can have, or that collides with another of the same request.

@@ -69,7 +69,7 @@ fn attempt(world: &World<'_>, name: &str, spec: &JoinRequestSpec) -> Result<Verd
             });
         }
     }
-    usable(spec, world.options.public_cidrs)?;
+    usable(spec, world.options.public_cidrs || invitation.spec.public_cidrs)?;
     if !world.used.contains(&spec.cluster_id) && world.used.len() >= most_uses(invitation) {
         return Err(Denial::InvitationUsedUp { invitation: spec.invitation.clone(), max: invitation.spec.max_uses });
     }

@@ -220,7 +220,7 @@ pub fn unusable(range: &Cidr, public: bool) -> Option<&'static str> {
     if !public && !private(range) {
         return Some(
             "it is of public addresses, which every member would then send to this cluster; \
-             the broker takes these only with --allow-public-cidrs",
+             that takes an invitation which allows it (daisy invite --allow-public-cidrs)",
         );
     }
     None

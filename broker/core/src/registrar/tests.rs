@@ -206,14 +206,21 @@ fn bad_ranges_are_refused() {
         let status = broker.answer(&Asker::new("bad", pods, services));
         assert_eq!(status.reason, "InvalidCidr", "{pods} {services}: {}", status.message);
     }
+    // Public addresses are a question of the invitation.
+    let public = Asker::new("public", "8.8.0.0/16", "10.96.0.0/16");
+    let status = broker.answer(&public);
+    assert!(status.message.contains("daisy invite --allow-public-cidrs"), "{}", status.message);
+    broker.invite("public-too", "all", 1);
+    assert_eq!(broker.answer(&Asker { invitation: "public-too", ..public.clone() }).phase, JoinPhase::Admitted);
+    assert_eq!(broker.answer(&public).reason, "InvalidCidr", "asked again by another invitation, it is that one's question");
     let status = broker.answer(&Asker { services: Vec::new(), ..staging() });
     assert_eq!(status.reason, "InvalidCidr");
     assert!(status.message.contains("--servicecidr"), "{}", status.message);
     let status = broker.answer(&Asker { pods: vec![cidr("10.1.0.0/16"); 2], ..staging() });
     assert_eq!(status.reason, "InvalidCidr");
     let dual = Asker {
+        services: vec![cidr("10.112.0.0/16"), cidr("fd00:10:96::/112")],
         pods: vec![cidr("10.244.0.0/16"), cidr("fd00:10:244::/56")],
-        services: vec![cidr("10.96.0.0/16"), cidr("fd00:10:96::/112")],
         ..staging()
     };
     assert_eq!(broker.answer(&dual).phase, JoinPhase::Admitted);

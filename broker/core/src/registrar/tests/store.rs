@@ -165,6 +165,7 @@ impl Broker {
             grant: grant.parse().expect("a grant"),
             expires: Time(self.now + SignedDuration::from_hours(24)),
             max_uses: uses,
+            public_cidrs: name.starts_with("public"),
         };
         let mut invitation = Invitation::new(name, spec);
         self.stamp(&mut invitation, true);
