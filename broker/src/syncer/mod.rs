@@ -175,10 +175,12 @@ impl Start {
             watch::Watches { messages: trouble, lineage: lineage.clone(), kicked, relisted, metrics: metrics.clone() };
         watches.start(&mut tasks, client.clone(), broker.clone(), &id);
         let clock = Clock(Instant::now());
+        let ours = turn.is_ours();
+        metrics.writes(ours);
         let role = Role {
             machine: Syncer::new(id.clone(), options.config(), clock.now()),
             clock,
-            turn: Turns { fresh: BTreeMap::new(), ours: turn.is_ours(), turn, relist },
+            turn: Turns { fresh: BTreeMap::new(), ours, turn, relist },
             events: events::Events::new(client.clone(), id),
             client,
             broker,
