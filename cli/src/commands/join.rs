@@ -28,6 +28,7 @@ type Access = Vec<(&'static str, String)>;
 
 /// Joins.
 pub(crate) async fn run(options: Join) -> Result<()> {
+    ports(&options)?;
     let file = options.broker_info.display().to_string();
     let text = std::fs::read_to_string(&options.broker_info).with_context(|| format!("reading {file}"))?;
     let info = BrokerInfo::parse(&file, &text, jiff::Timestamp::now())?;
@@ -58,6 +59,22 @@ pub(crate) async fn run(options: Join) -> Result<()> {
         progress.done(&hint);
     }
     progress.done(&format!("cluster {} has joined", options.clusterid));
+    Ok(())
+}
+
+/// Refuses ports that cannot all be Daisy's on one node.
+fn ports(options: &Join) -> Result<()> {
+    let Join { tunnel_port, vxlan_port, .. } = *options;
+    if tunnel_port == vxlan_port {
+        bail!(
+            "--tunnel-port {tunnel_port} is the --vxlan-port too, and a gateway's node has both: choose another for one of them"
+        );
+    }
+    for (flag, port) in [("--tunnel-port", tunnel_port), ("--vxlan-port", vxlan_port)] {
+        if port == labels::PROBE_PORT {
+            bail!("{flag} {port} is the port of the gateways' probes: choose another");
+        }
+    }
     Ok(())
 }
 
@@ -242,7 +259,9 @@ async fn unready(client: &Client, options: &Join) -> Result<Option<Waiting>> {
             return Ok(Some(waiting));
         }
     }
-    if let Some((node, problem)) = all.iter().find_map(|node| Some((node, node.annotations().get(labels::NODE_PROBLEM)?))) {
+    // What a node that is away said last may long be over.
+    let mut ready = all.iter().filter(|node| nodes::is_ready(node));
+    if let Some((node, problem)) = ready.find_map(|node| Some((node, node.annotations().get(labels::NODE_PROBLEM)?))) {
         return Ok(Some(Waiting::on(format!("node {} ({problem})", node.name_any()))));
     }
     let clusters: Api<Cluster> = Api::namespaced(client.clone(), namespace);

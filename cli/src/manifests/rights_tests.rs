@@ -2,11 +2,11 @@
 
 use std::time::Duration;
 
-use daisy_api::labels::{BROKER_ACCESS_SECRET, GATEWAY_KEYS_NAMESPACE, SYSTEM_NAMESPACE};
-use daisy_api_server::{Handle, Options, Server};
+use daisy_api::labels::{BROKER_ACCESS_SECRET, GATEWAY_KEYS_NAMESPACE, NODE_PROBLEM, SYSTEM_NAMESPACE};
+use daisy_api_server::{Handle, Options, ResourceDefinition, Server};
 use k8s_openapi::api::coordination::v1::Lease;
-use k8s_openapi::api::core::v1::Secret;
-use kube::api::{DeleteParams, ListParams, PostParams};
+use k8s_openapi::api::core::v1::{Node, Secret};
+use kube::api::{DeleteParams, ListParams, Patch, PatchParams, PostParams};
 use kube::{Api, Client};
 use serde_json::json;
 
@@ -20,7 +20,8 @@ struct ApiServer {
 impl ApiServer {
     async fn start() -> Self {
         let data = tempfile::tempdir().expect("a folder");
-        let options = Options::new(data.path());
+        let mut options = Options::new(data.path());
+        options.definitions.push(ResourceDefinition::of::<Node>().with_status());
         let server = tokio::task::spawn_blocking(move || Server::open(options)).await.expect("a thread").expect("a server");
         let (handle, ca) = (server.handle(), server.ca_pem().to_owned());
         let listeners = Server::bind(&["127.0.0.1:0".to_owned()]).expect("a port");
@@ -108,4 +109,27 @@ async fn the_gateway_keeps_its_key_and_the_syncer_its_lease() {
     refused("another's Lease", leases.get("another").await);
     let others: Api<Lease> = Api::namespaced(server.client("daisy-syncer"), "kube-system");
     refused("elsewhere", others.create(&PostParams::default(), &lease("daisy-syncer")).await);
+}
+
+#[tokio::test]
+async fn two_roles_patch_nodes_and_none_does_more_to_them() {
+    let server = ApiServer::start().await;
+    let node: Node = serde_json::from_value(json!({"metadata": {"name": "one"}})).expect("a Node");
+    let object = json!({"apiVersion": "v1", "kind": "Node", "metadata": {"name": "one"}});
+    server.handle.apply(object).await.expect("it is taken");
+    for role in ["daisy-syncer", "daisy-gateway", "daisy-route-agent", "daisy-dns"] {
+        let nodes: Api<Node> = Api::all(server.client(role));
+        let patch = json!({"metadata": {"annotations": {NODE_PROBLEM: "a port in use"}}});
+        let patched = nodes.patch("one", &PatchParams::default(), &Patch::Merge(&patch)).await;
+        match role {
+            "daisy-syncer" | "daisy-route-agent" => drop(patched.unwrap_or_else(|error| panic!("{role}: {error}"))),
+            _ => refused(role, patched),
+        }
+        let post = PostParams::default();
+        refused(role, nodes.replace("one", &post, &node).await);
+        refused(role, nodes.create(&post, &node).await);
+        refused(role, nodes.delete("one", &DeleteParams::default()).await);
+        let status = json!({"status": {"conditions": []}});
+        refused(role, nodes.patch_status("one", &PatchParams::default(), &Patch::Merge(&status)).await);
+    }
 }

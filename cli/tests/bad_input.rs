@@ -1,0 +1,302 @@
+//! What the program itself says to bad input: the words, the exit code, and that nothing was changed.
+#![allow(clippy::unwrap_used, missing_docs)]
+
+use std::net::TcpListener;
+use std::path::{Path, PathBuf};
+use std::process::{Command, Output};
+
+use daisy_api::broker_info::{BrokerInfo, InvitationToken};
+use daisy_api::labels;
+use daisy_api_server::{Options, ResourceDefinition, Server};
+use k8s_openapi::api::apps::v1::{DaemonSet, Deployment};
+use k8s_openapi::api::core::v1::{Node, Pod, Service};
+use k8s_openapi::api::discovery::v1::EndpointSlice;
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
+use k8s_openapi::jiff::{SignedDuration, Timestamp};
+use serde_json::json;
+
+/// A folder to run the program in, with nothing of this machine's user in it.
+struct Folder(tempfile::TempDir);
+
+impl Folder {
+    fn new() -> Self {
+        Self(tempfile::tempdir().unwrap())
+    }
+
+    fn path(&self, name: &str) -> PathBuf {
+        self.0.path().join(name)
+    }
+
+    fn run(&self, words: &[&str]) -> Output {
+        let mut command = Command::new(env!("CARGO_BIN_EXE_daisy"));
+        command.args(words).current_dir(self.0.path()).env_clear().env("HOME", self.0.path());
+        command.output().unwrap()
+    }
+
+    /// Runs it, and returns what it says on its way out.
+    fn refused(&self, code: i32, words: &[&str]) -> String {
+        let output = self.run(words);
+        let said = String::from_utf8_lossy(&output.stderr).into_owned();
+        assert_eq!(output.status.code(), Some(code), "{words:?}: {said}");
+        assert!(!said.contains("panicked"), "{words:?}: {said}");
+        // clap folds its lines.
+        said.split_whitespace().collect::<Vec<_>>().join(" ")
+    }
+
+    /// Runs it, and returns what it prints.
+    fn printed(&self, words: &[&str]) -> String {
+        let output = self.run(words);
+        assert!(output.status.success(), "{words:?}: {}", String::from_utf8_lossy(&output.stderr));
+        String::from_utf8(output.stdout).unwrap()
+    }
+
+    fn write(&self, name: &str, text: &str) {
+        std::fs::write(self.path(name), text).unwrap();
+    }
+
+    fn file(&self, name: &str, server: &str, expires: Timestamp) {
+        self.write(name, &info(server, "of-this-file", expires).to_text().unwrap());
+    }
+}
+
+fn info(server: &str, broker: &str, expires: Timestamp) -> BrokerInfo {
+    let ca = "-----BEGIN CERTIFICATE-----\nMIIB\n-----END CERTIFICATE-----\n".to_owned();
+    let token = InvitationToken { name: "one".into(), token: "not-for-others".into(), expires: Time(expires) };
+    BrokerInfo::new(server.to_owned(), ca, broker.to_owned(), token)
+}
+
+fn tomorrow() -> Timestamp {
+    Timestamp::now() + SignedDuration::from_hours(24)
+}
+
+fn assert_all(said: &str, parts: &[&str]) {
+    for part in parts {
+        assert!(said.contains(part), "{part:?} is not in: {said}");
+    }
+    assert!(!said.contains("not-for-others"), "a token is a secret: {said}");
+}
+
+#[test]
+fn words_that_cannot_be() {
+    let folder = Folder::new();
+    for (words, parts) in [
+        (&["join", "f", "--clusterid", "Staging_1"][..], &["--clusterid", "\"Staging_1\" is not a DNS label", "a-z"][..]),
+        (&["join", "f", "--clusterid", ""], &["--clusterid", "a cluster ID cannot be empty"]),
+        (&["join", "f", "--clusterid", "a", "--clustercidr", "10.1.2.3/16"], &["--clustercidr", "did you mean 10.1.0.0/16?"]),
+        (&["join", "f", "--clusterid", "a", "--servicecidr", "10.1.0.0"], &["--servicecidr", "is not a CIDR", "10.10.0.0/16"]),
+        (&["join", "f", "--clusterid", "a", "--hold", "5"], &["--hold", "30s, 5m"]),
+        (&["join", "f", "--clusterid", "a", "--vxlan-port", "0"], &["--vxlan-port", "1..=65535"]),
+        (&["join", "f", "--clusterid", "a", "--tunnel-port", "65536"], &["--tunnel-port", "1..=65535"]),
+        (&["invite", "--export", "Shop!"], &["--export", "is not a namespace pattern", "shop-*"]),
+        (&["invite", "--uses", "0"], &["--uses", "1..=100000"]),
+        (&["export", "service", "a.b"], &["is not a DNS label"]),
+    ] {
+        assert_all(&folder.refused(2, words), parts);
+    }
+}
+
+#[test]
+fn a_broker_info_file_that_is_none_or_cut_short_or_past() {
+    let folder = Folder::new();
+    folder.file("good.daisy", "https://127.0.0.1:1", tomorrow());
+    folder.file("expired.daisy", "https://127.0.0.1:1", "2026-01-01T00:00:00Z".parse().unwrap());
+    let text = std::fs::read_to_string(folder.path("good.daisy")).unwrap();
+    folder.write("half.daisy", &text[..text.len() / 2]);
+    folder.write("changed.daisy", &text.replace("127.0.0.1", "127.0.0.2"));
+    folder.write("other.daisy", "kind: Pod\n");
+    for command in [&["join", "--clusterid", "a"][..], &["kind-config"]] {
+        for (file, parts) in [
+            ("absent.daisy", &["absent.daisy", "No such file"][..]),
+            ("half.daisy", &["half.daisy", "cut short", "daisy invite"]),
+            ("changed.daisy", &["changed.daisy", "checksum", "daisy invite"]),
+            ("other.daisy", &["other.daisy", "no broker-info file", "daisy invite"]),
+            ("expired.daisy", &["expired.daisy", "expired at 2026-01-01", "daisy invite"]),
+        ] {
+            let words: Vec<&str> = command.iter().copied().chain([file]).collect();
+            assert_all(&folder.refused(1, &words), parts);
+        }
+    }
+}
+
+#[test]
+fn a_broker_that_cannot_be_talked_to() {
+    let folder = Folder::new();
+    let free = TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap();
+    let server = format!("https://{free}");
+    // What is between these lines is no certificate.
+    folder.file("f.daisy", &server, tomorrow());
+    assert_all(&folder.refused(1, &["kind-config", "f.daisy"]), &["ca in the broker-info file", "daisy invite"]);
+    let with_ca = BrokerInfo {
+        ca: Server::open(Options::new(folder.path("other"))).unwrap().ca_pem().to_owned(),
+        ..info(&server, "of-this-file", tomorrow())
+    };
+    let with_ca = BrokerInfo::new(with_ca.server, with_ca.ca, with_ca.broker_id, with_ca.invitation);
+    folder.write("g.daisy", &with_ca.to_text().unwrap());
+    let said = folder.refused(1, &["kind-config", "g.daisy"]);
+    assert_all(&said, &["the broker at", &server, "cannot be reached", "refused", "may this machine connect"]);
+    for words in [&["members"][..], &["invite"], &["grant", "a", "all"], &["evict", "a"]] {
+        let said = folder.refused(1, words);
+        assert!(said.contains("--broker-kubeconfig") && said.contains("--broker-context"), "{words:?}: {said}");
+    }
+}
+
+#[test]
+fn a_port_and_a_data_folder_in_use() {
+    let folder = Folder::new();
+    let holder = TcpListener::bind("127.0.0.1:0").unwrap();
+    let address = holder.local_addr().unwrap().to_string();
+    let words = ["deploy-broker", "--embedded", "--advertise", "127.0.0.1", "--listen", &address, "--data", "data"];
+    assert_all(&folder.refused(1, &words), &[&address, "another program has this port", "--listen"]);
+    assert!(!folder.path("data").exists() && !folder.path("broker-info.daisy").exists(), "nothing half-done");
+    let server = Server::open(Options::new(folder.path("data"))).unwrap();
+    let words = ["deploy-broker", "--embedded", "--advertise", "127.0.0.1", "--listen", "127.0.0.1:0", "--data", "data"];
+    assert_all(&folder.refused(1, &words), &["in use by another process", "--data"]);
+    assert!(!folder.path("broker-info.daisy").exists());
+    drop(server);
+}
+
+/// An API server with a cluster's kinds, and its kubeconfig in the folder.
+fn cluster(folder: &Folder, objects: Vec<serde_json::Value>) -> tokio::runtime::Runtime {
+    let mut options = Options::new(folder.path("cluster"));
+    options.definitions.extend([
+        ResourceDefinition::of::<Service>().with_status(),
+        // Here an object is applied with its status.
+        ResourceDefinition::of::<Node>(),
+        ResourceDefinition::of::<Pod>().with_status(),
+        ResourceDefinition::of::<Deployment>().with_status(),
+        ResourceDefinition::of::<DaemonSet>().with_status(),
+        ResourceDefinition::of::<EndpointSlice>(),
+    ]);
+    options.namespaces.push("daisy-system".into());
+    let server = Server::open(options).unwrap();
+    let handle = server.handle();
+    let listeners = Server::bind(&["127.0.0.1:0".to_owned()]).unwrap();
+    let url = format!("https://{}", listeners[0].local_addr().unwrap());
+    server.write_admin_kubeconfig(Path::new(&folder.path("kubeconfig")), &url, "here").unwrap();
+    let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(1).enable_all().build().unwrap();
+    runtime.block_on(async {
+        for object in objects {
+            handle.apply(object).await.unwrap();
+        }
+    });
+    runtime.spawn(server.serve(listeners, std::future::pending::<()>()));
+    runtime
+}
+
+#[test]
+fn a_cluster_that_is_anothers_already() {
+    let folder = Folder::new();
+    folder.file("f.daisy", "https://203.0.113.5:6443", tomorrow());
+    let secret = json!({"apiVersion": "v1", "kind": "Secret", "metadata": {"name": "daisy-broker-access", "namespace": "daisy-system"},
+        "stringData": {"server": "https://198.51.100.7:6443", "clusterId": "staging", "brokerId": "of-another-file", "token": "t"}});
+    let _cluster = cluster(&folder, vec![secret]);
+    let with = |more: &[&'static str]| {
+        let words = ["join", "f.daisy", "--kubeconfig", "kubeconfig"].into_iter().chain(more.iter().copied());
+        folder.refused(1, &words.collect::<Vec<_>>())
+    };
+    let said = with(&["--clusterid", "local"]);
+    assert_all(&said, &["this cluster has joined as \"staging\" already", "daisy leave", "--clusterid staging"]);
+    let said = with(&["--clusterid", "staging"]);
+    assert_all(&said, &["has joined another broker (https://198.51.100.7:6443)", "f.daisy is for the one at", "daisy leave"]);
+    let said = with(&["--clusterid", "staging", "--context", "there"]);
+    assert_all(&said, &["context \"there\" does not exist", "here"]);
+    // What needs Daisy in the cluster says so where it is not.
+    for words in [&["show", "clusters"][..], &["show", "all"], &["export", "service", "web"]] {
+        let words: Vec<&str> = words.iter().copied().chain(["--kubeconfig", "kubeconfig"]).collect();
+        assert_all(&folder.refused(1, &words), &["daisy join"]);
+    }
+}
+
+fn node(name: &str, annotations: serde_json::Value) -> serde_json::Value {
+    json!({"apiVersion": "v1", "kind": "Node", "metadata": {"name": name, "annotations": annotations}, "status": {
+        "addresses": [{"type": "InternalIP", "address": "192.168.1.2"}], "conditions": [{"type": "Ready", "status": "True"}]}})
+}
+
+#[test]
+fn what_is_wrong_on_a_node_is_shown() {
+    let folder = Folder::new();
+    let problem = "UDP port 4841 on this node is another program's";
+    let bad = json!({labels::NODE_PROBLEM: problem, labels::NODE_ADDRESS: "100.80.0.2"});
+    let _cluster = cluster(&folder, vec![node("one", json!({})), node("two", bad)]);
+    let table = folder.printed(&["show", "nodes", "--kubeconfig", "kubeconfig"]);
+    let line = |name: &str| table.lines().find(|line| line.starts_with(name)).unwrap().to_owned();
+    assert!(line("one").ends_with("ok"), "{table}");
+    assert!(line("two").contains("100.80.0.2") && line("two").ends_with(problem), "{table}");
+    let json = folder.printed(&["show", "nodes", "--kubeconfig", "kubeconfig", "-o", "json"]);
+    let rows: serde_json::Value = serde_json::from_str(&json).unwrap();
+    assert_eq!((&rows[0]["problem"], &rows[1]["problem"]), (&json!(null), &json!(problem)), "{json}");
+}
+
+#[test]
+fn ports_that_are_chosen_reach_the_roles_and_those_that_collide_are_refused() {
+    let folder = Folder::new();
+    folder.file("f.daisy", "https://203.0.113.5:6443", tomorrow());
+    let _cluster = cluster(&folder, vec![node("one", json!({}))]);
+    let words = |more: &[&'static str]| -> Vec<&'static str> {
+        let words = ["join", "f.daisy", "--clusterid", "a", "--kubeconfig", "kubeconfig", "--dry-run", "--skip-dns"];
+        let cidrs = ["--clustercidr", "10.244.0.0/16", "--servicecidr", "10.96.0.0/16"];
+        words.into_iter().chain(cidrs).chain(more.iter().copied()).collect()
+    };
+    let said = folder.refused(1, &words(&["--tunnel-port", "4841"]));
+    assert_all(&said, &["--tunnel-port 4841", "--vxlan-port", "choose another"]);
+    let said = folder.refused(1, &words(&["--vxlan-port", "4842"]));
+    assert_all(&said, &["--vxlan-port 4842", "probes", "choose another"]);
+    let arguments = |more: &[&'static str], name: &str| -> String {
+        let all = folder.printed(&words(more));
+        let document =
+            all.split("---\n").find(|d| d.contains("kind: DaemonSet") && d.contains(&format!("name: daisy-{name}\n")));
+        let object: serde_json::Value = serde_yaml::from_str(document.unwrap()).unwrap();
+        let list = object["spec"]["template"]["spec"]["containers"][0]["args"].as_array().unwrap().clone();
+        list.iter().map(|word| word.as_str().unwrap()).collect::<Vec<_>>().join(" ")
+    };
+    let chosen = ["--tunnel-port", "5000", "--vxlan-port", "5001"];
+    for (name, flag) in [("gateway", "--port 5000"), ("route-agent", "--vxlan-port 5001")] {
+        let with = arguments(&chosen, name);
+        assert!(with.contains(flag), "{with}");
+        // The role itself takes the words: what it lacks is a cluster.
+        let role: Vec<&str> = with.split(' ').filter(|word| !word.starts_with("127.") && *word != "--health").collect();
+        let said = folder.refused(1, &[&role[..], &["--node-name", "one"]].concat());
+        assert!(said.contains("kubeconfig"), "{said}");
+        assert!(!arguments(&[], name).contains("port"), "the usual one needs no words");
+    }
+}
+
+/// The text of each source file beneath a folder of the repository.
+fn sources(folder: &Path, found: &mut Vec<(PathBuf, String)>) {
+    for entry in std::fs::read_dir(folder).unwrap() {
+        let path = entry.unwrap().path();
+        let name = path.file_name().unwrap().to_string_lossy();
+        if path.is_dir() && name != "target" && !name.starts_with('.') {
+            sources(&path, found);
+        } else if name.ends_with(".rs") {
+            found.push((path.clone(), std::fs::read_to_string(&path).unwrap()));
+        }
+    }
+}
+
+#[test]
+fn each_test_that_the_page_names_is_there() {
+    let root = Path::new(env!("CARGO_MANIFEST_DIR")).parent().unwrap();
+    let page = std::fs::read_to_string(root.join("docs/bad-input.md")).unwrap();
+    let mut files = Vec::new();
+    sources(root, &mut files);
+    let mut named = 0;
+    let rows = page.lines().filter(|line| line.starts_with('|'));
+    for held in rows.filter_map(|line| line.rsplit('|').nth(1)) {
+        let mut file = "";
+        for word in held.split('`') {
+            let is_there = if word.ends_with(".rs") {
+                file = word;
+                files.iter().any(|(path, _)| path.ends_with(word))
+            } else if word.contains('_') {
+                let begins = format!("fn {word}(");
+                files.iter().any(|(path, text)| (file.is_empty() || path.ends_with(file)) && text.contains(&begins))
+            } else {
+                continue;
+            };
+            assert!(is_there, "docs/bad-input.md names {word} ({file}), which is not there");
+            named += 1;
+        }
+    }
+    assert!(named > 60, "only {named} found: has the page's shape changed?");
+}
