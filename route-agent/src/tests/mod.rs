@@ -4,6 +4,7 @@
 #[path = "../../../nftables/tests/common/mod.rs"]
 mod common;
 mod objects;
+mod role;
 mod site;
 
 use std::net::{IpAddr, TcpStream, UdpSocket};

@@ -238,7 +238,7 @@ pub(super) fn tell_all(agent: &mut Agent, now: Duration) {
     agent.handle_node(&objects::node("node-2", INTERNAL[1], NODE_ADDRESS[1], &["10.10.2.0/24", "fd10:0:0:2::/64"], false));
     agent.handle_gateway(&objects::gateway("node-1"));
     agent.handle_cluster(&local(false), now);
-    agent.handle_cluster(&objects::cluster("other", "remote", REMOTE, false), now);
+    agent.handle_cluster(&remote(), now);
     agent.openings().handle_export(&objects::export("web"));
     agent.openings().handle_service(&objects::service("web", &[CLUSTER_IP]));
     agent.openings().handle_service(&objects::service("secret", &[SECRET_IP]));
@@ -251,6 +251,11 @@ pub(super) fn tell_all(agent: &mut Agent, now: Duration) {
 /// This cluster's own record.
 pub(super) fn local(leaving: bool) -> daisy_api::Cluster {
     objects::cluster("home", "local", LOCAL, leaving)
+}
+
+/// The other cluster's record.
+pub(super) fn remote() -> daisy_api::Cluster {
+    objects::cluster("other", "remote", REMOTE, false)
 }
 
 /// Long enough for a lost packet to be sent again: the kernel takes new IPv6 addresses into use some time after it says so.
