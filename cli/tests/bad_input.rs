@@ -8,6 +8,7 @@ use std::process::{Command, Output};
 use daisy_api::broker_info::{BrokerInfo, InvitationToken};
 use daisy_api::labels;
 use daisy_api_server::{Options, ResourceDefinition, Server};
+use daisy_broker_core::policy::Refusal;
 use k8s_openapi::api::apps::v1::{DaemonSet, Deployment};
 use k8s_openapi::api::core::v1::{Node, Pod, Service};
 use k8s_openapi::api::discovery::v1::EndpointSlice;
@@ -153,6 +154,23 @@ fn a_port_and_a_data_folder_in_use() {
     assert_all(&folder.refused(1, &words), &["in use by another process", "--data"]);
     assert!(!folder.path("broker-info.daisy").exists());
     drop(server);
+}
+
+#[test]
+fn the_way_to_widen_a_grant_is_a_command() {
+    let refusal = Refusal::OutsideGrant {
+        object: "ServiceExport shop/cart".into(),
+        cluster: "local".parse().unwrap(),
+        namespace: "shop".parse().unwrap(),
+        grant: "web-*".into(),
+        suggestion: "'web-*,shop'".into(),
+    };
+    let text = refusal.to_string();
+    let command = text.split_once("daisy ").unwrap().1.replace('\'', "");
+    let words: Vec<&str> = command.split(' ').collect();
+    assert_eq!(words[0], "grant");
+    // What it lacks is a broker.
+    assert_all(&Folder::new().refused(1, &words), &["--broker-context"]);
 }
 
 /// An API server with a cluster's kinds, and its kubeconfig in the folder.

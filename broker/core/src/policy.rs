@@ -22,7 +22,7 @@ pub enum Refusal {
     /// The namespace of an export is not in the grant.
     #[error(
         "{object}: spec.namespace {namespace} is outside the grant of cluster {cluster} ({grant}); \
-         an administrator of the broker can widen it: daisy grant {cluster} --export {suggestion}"
+         an administrator of the broker can widen it: daisy grant {cluster} {suggestion}"
     )]
     OutsideGrant {
         /// The record.
