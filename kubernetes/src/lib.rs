@@ -3,7 +3,9 @@
 //! Requests, watches and their retries work on JSON; an object is read as its kind where it is handed out.
 
 mod api;
+mod far;
 mod objects;
 mod raw;
 
 pub use api::{Api, watcher};
+pub use far::far_client;

@@ -6,6 +6,8 @@ use std::process::Command;
 use anyhow::{Context, Result, bail};
 use daisy_kubernetes_tests::images;
 
+use crate::run::command;
+
 /// The most that the released image's archive may have: what a laptop pulls without a thought.
 const SIZE_MAX: u64 = 30 << 20;
 
@@ -48,7 +50,7 @@ pub(crate) fn target(root: &Path) -> PathBuf {
 }
 
 fn build(root: &Path, words: &[&str]) -> Result<PathBuf> {
-    let status = Command::new("cargo").args(words).current_dir(root).status().context("starting cargo")?;
+    let status = command("cargo").args(words).current_dir(root).status().context("starting cargo")?;
     if !status.success() {
         bail!("cargo {} failed ({status})", words.join(" "));
     }

@@ -87,7 +87,7 @@ impl Access {
         // The machine waits and tries again by itself.
         config.default_retry = false;
         config.auth_info = AuthInfo { token: Some(self.token.clone().into()), ..AuthInfo::default() };
-        Client::try_from(config).map_err(|error| malformed("server", error.to_string()))
+        daisy_kubernetes::far_client(config).map_err(|error| malformed("server", error.to_string()))
     }
 }
 

@@ -23,7 +23,7 @@ const GATEWAYS: &str = "gateways.daisy.supercluster.local";
 
 /// On which kind of node a pod is.
 #[derive(Clone, Copy, PartialEq, Eq)]
-enum On {
+pub(super) enum On {
     Gateway,
     NonGateway,
 }
@@ -63,11 +63,11 @@ pub(super) fn cases() -> Vec<Case> {
     ]
 }
 
-fn server(cluster: &str, on: On) -> String {
+pub(super) fn server(cluster: &str, on: On) -> String {
     format!("{NAMESPACE}/{cluster}-{}", on.word())
 }
 
-fn client(on: On) -> String {
+pub(super) fn client(on: On) -> String {
     format!("{NAMESPACE}/client-{}", on.word())
 }
 
@@ -76,7 +76,7 @@ fn host_client(on: On) -> String {
 }
 
 /// The node that is labelled as gateway, or one that is not.
-fn node(stage: &Stage, cluster: &str, on: On) -> Result<String> {
+pub(super) fn node(stage: &Stage, cluster: &str, on: On) -> Result<String> {
     let nodes = stage.get(cluster, &["nodes"])?;
     let is_gateway = |n: &Value| n["metadata"]["labels"]["daisy.supercluster.local/gateway"] == "true";
     let mut items = nodes["items"].as_array().into_iter().flatten();

@@ -12,7 +12,7 @@ use super::stage::{SOON, Stage, same, until};
 use super::supercluster::daisy;
 use super::walk::{CLIENT, gone};
 use super::workloads::{Pod, Service, StatefulSet, delete};
-use super::{Case, case, lacking};
+use super::{Case, case};
 
 /// The zones that Submariner's one zone stands for.
 const ZONES: [&str; 2] = ["supercluster.local", "clusterset.local"];

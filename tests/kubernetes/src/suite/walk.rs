@@ -210,7 +210,16 @@ fn public_address(stage: &mut Stage) -> Result<()> {
     let local = stage.bed.plan.cluster("local")?.clone();
     let (old, new) = (local.public_address(), std::net::Ipv4Addr::new(203, 0, 113, 200));
     stage.bed.readdress(&local, old, new)?;
-    let back = until(SOON, "local to reach staging from its new address", || stage.fetch("local", CLIENT, NAME));
+    let back =
+        until(SOON, "local to reach staging from its new address", || stage.fetch("local", CLIENT, NAME)).and_then(|_| {
+            // The connections to the broker are as dead, and nobody says so.
+            Service::new("staging", "nginx/moved", "staging-nginx").make(stage)?;
+            daisy(stage, "staging", &["export", "service", "moved", "-n", "nginx", "--context", "staging"])?;
+            let started = Instant::now();
+            answered_by(stage, "local", "moved.nginx.svc", "staging-nginx")?;
+            println!("                  what is exported then answers after {:.1} s", started.elapsed().as_secs_f64());
+            delete(stage, "staging", "service", "nginx/moved")
+        });
     stage.bed.readdress(&local, new, old)?;
     back?;
     until(SOON, "and from its old one", || stage.fetch("local", CLIENT, NAME))?;
