@@ -99,7 +99,10 @@ fn an_export_stays_inside_the_grant_and_the_service_cidrs() {
     assert_eq!(export(&id(), &member("shop-*"), "web.shop-eu", &spec), Ok(()));
     let refusal = export(&id(), &member("web"), "web.shop-eu", &spec).expect_err("outside the grant");
     let text = refusal.to_string();
-    assert!(text.contains("Export daisy-cluster-staging/web.shop-eu") && text.contains("--export 'web,shop-eu'"), "{text}");
+    assert!(
+        text.contains("Export daisy-cluster-staging/web.shop-eu") && text.contains("daisy grant staging 'web,shop-eu'"),
+        "{text}"
+    );
     assert!(matches!(
         export(&id(), &member("all"), "other.shop-eu", &spec),
         Err(Refusal::WrongName { expected, .. }) if &*expected == "web.shop-eu"
