@@ -70,9 +70,9 @@ pub struct Peer {
     pub kept_floor: u64,
     /// When its last sign of life came, by this process's clock: a heartbeat that advanced, or its first sight.
     pub heard: Now,
-    /// Whether it is given up for now: its endpoints are withdrawn.
+    /// Whether it gives no sign of life.
     pub silent: bool,
-    /// Whether the path to it is given up for now: its endpoints are withdrawn, whatever it says on the broker.
+    /// Whether the path to it has broken, whatever it says on the broker.
     pub unreachable: bool,
 }
 
@@ -92,6 +92,12 @@ impl Peer {
             silent: false,
             unreachable: false,
         }
+    }
+
+    /// Whether it is given up for now: its endpoints are withdrawn.
+    #[must_use]
+    pub fn given_up(&self) -> bool {
+        self.silent || self.unreachable
     }
 
     /// Whether nothing is known of it.

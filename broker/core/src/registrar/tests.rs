@@ -219,8 +219,8 @@ fn bad_ranges_are_refused() {
     let status = broker.answer(&Asker { pods: vec![cidr("10.1.0.0/16"); 2], ..staging() });
     assert_eq!(status.reason, "InvalidCidr");
     let dual = Asker {
-        services: vec![cidr("10.112.0.0/16"), cidr("fd00:10:96::/112")],
         pods: vec![cidr("10.244.0.0/16"), cidr("fd00:10:244::/56")],
+        services: vec![cidr("10.112.0.0/16"), cidr("fd00:10:96::/112")],
         ..staging()
     };
     assert_eq!(broker.answer(&dual).phase, JoinPhase::Admitted);

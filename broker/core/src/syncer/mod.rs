@@ -202,7 +202,7 @@ impl Syncer {
 
     /// The other members of which something is known, and whether each is silent or out of reach.
     pub fn clusters(&self) -> impl Iterator<Item = (&ClusterId, bool)> {
-        self.peers.iter().filter(|(_, peer)| peer.member.is_some()).map(|(id, peer)| (id, peer.silent || peer.unreachable))
+        self.peers.iter().filter(|(_, peer)| peer.member.is_some()).map(|(id, peer)| (id, peer.given_up()))
     }
 
     fn here_synced(&self) -> bool {

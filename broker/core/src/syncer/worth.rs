@@ -23,7 +23,7 @@ impl Syncer {
     /// connection. While the broker is away nobody's heartbeats arrive, and only probes that are tried and fail make a cluster
     /// silent.
     pub(super) fn judge(&mut self, id: &ClusterId, now: Now) {
-        let Some(until) = self.judge_path(id, now) else { return };
+        let until = self.judge_path(id, now);
         let Some(peer) = self.peers.get(id) else { return };
         let reach = self.reachability.get(id).copied();
         if peer.silent {
@@ -64,8 +64,8 @@ impl Syncer {
         }
     }
 
-    /// Judges the path alone. Returns when that is to be done again, if at all; `None` where nothing is known of the cluster.
-    fn judge_path(&mut self, id: &ClusterId, now: Now) -> Option<Option<Duration>> {
+    /// Judges the path alone. Returns when that is to be done again, if at all.
+    fn judge_path(&mut self, id: &ClusterId, now: Now) -> Option<Duration> {
         let peer = self.peers.get_mut(id)?;
         let lost_at = match self.reachability.get(id) {
             Some(Reachability::Broken(since)) => Some(*since + self.config.probe_margin),
@@ -79,7 +79,7 @@ impl Syncer {
             self.mark_imports_of(id, now);
             self.mark(Work::Peer(id.clone()), now);
         }
-        Some(lost_at.filter(|_| !lost))
+        lost_at.filter(|_| !lost)
     }
 
     pub(super) fn judge_all(&mut self, now: Now) {
