@@ -186,21 +186,26 @@ fn config(server: &str, ca_pem: &str, token: &str) -> Result<Config, EnrolError>
         return Err(failed("it does not begin with https://".to_owned()));
     }
     let mut config = Config::new(url);
-    config.root_cert = Some(authorities(ca_pem)?);
+    config.root_cert = Some(authorities(ca_pem).map_err(|NoAuthority| EnrolError::Ca)?);
     config.auth_info = AuthInfo { token: Some(token.to_owned().into()), ..AuthInfo::default() };
     Ok(config)
 }
 
+/// A text without a certificate, or with one that TLS cannot take.
+#[derive(Debug, Error)]
+#[error("no certificate that TLS can take is in it")]
+pub(crate) struct NoAuthority;
+
 /// The certificates in this text, in DER, all of them such as TLS can trust.
-fn authorities(ca_pem: &str) -> Result<Vec<Vec<u8>>, EnrolError> {
+pub(crate) fn authorities(ca_pem: &str) -> Result<Vec<Vec<u8>>, NoAuthority> {
     let mut trusted = rustls::RootCertStore::empty();
     let mut all = Vec::new();
     for certificate in CertificateDer::pem_slice_iter(ca_pem.as_bytes()) {
-        let certificate = certificate.map_err(|_| EnrolError::Ca)?;
+        let certificate = certificate.map_err(|_| NoAuthority)?;
         all.push(certificate.as_ref().to_vec());
-        trusted.add(certificate).map_err(|_| EnrolError::Ca)?;
+        trusted.add(certificate).map_err(|_| NoAuthority)?;
     }
-    if all.is_empty() { Err(EnrolError::Ca) } else { Ok(all) }
+    if all.is_empty() { Err(NoAuthority) } else { Ok(all) }
 }
 
 /// Whether the API server that is reached at `at` is one that `ca_pem` vouches for at the address `server`, by which others will

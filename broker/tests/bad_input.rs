@@ -6,20 +6,21 @@ mod common;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use common::{Broker, ask, cluster, join, key};
+use common::{Broker, Here, ask, cluster, join, key};
 use daisy_api::broker_info::BrokerInfo;
-use daisy_api_server::{Options, ResourceDefinition, Server};
 use daisy_broker::enrol::EnrolError;
 use daisy_broker::setup;
 use daisy_broker::syncer::{self, SyncerOptions};
-use k8s_openapi::api::core::v1::{Event, Node, Service};
-use k8s_openapi::api::discovery::v1::EndpointSlice;
+use k8s_openapi::api::core::v1::Event;
 use kube::api::ListParams;
 use kube::{Api, Client};
 use rcgen::{BasicConstraints, CertificateParams, IsCa, Issuer, KeyPair, date_time_ymd};
 use rustls::pki_types::{PrivateKeyDer, PrivatePkcs8KeyDer};
 use serde_json::{Value, json};
 use tokio::net::TcpListener;
+
+/// PEM, and no certificate in it.
+const HALF: &str = "-----BEGIN CERTIFICATE-----\nAAAA\n-----END CERTIFICATE-----\n";
 
 /// A server behind a certificate of an authority of its own, valid between these years.
 async fn server_of(years: (i32, i32)) -> (String, String) {
@@ -71,30 +72,14 @@ async fn a_certificate_that_is_not_valid_now_is_a_question_of_clocks() {
 /// A cluster whose syncer has this in its Secret; what its first warning says.
 async fn first_warning(secret: Value) -> (String, String) {
     let data = tempfile::tempdir().unwrap();
-    let mut options = Options::new(data.path());
-    options.definitions.extend([
-        ResourceDefinition::of::<Service>().with_status(),
-        ResourceDefinition::of::<Node>().with_status(),
-        ResourceDefinition::of::<EndpointSlice>(),
-    ]);
-    options.namespaces.push("daisy-system".into());
-    let server = tokio::task::spawn_blocking(move || Server::open(options)).await.unwrap().unwrap();
-    let handle = server.handle();
-    for kind in daisy_api::crds::member() {
-        handle.apply(serde_json::to_value(kind).unwrap()).await.unwrap();
-    }
+    let here = Here::start(data.path(), daisy_api::crds::member()).await;
     let mut object =
         json!({"apiVersion": "v1", "kind": "Secret", "metadata": {"name": "daisy-broker-access", "namespace": "daisy-system"}});
     object["stringData"] = secret;
-    handle.apply(object).await.unwrap();
-    let listeners = Server::bind(&["127.0.0.1:0".to_owned()]).unwrap();
-    let url = format!("https://{}", listeners[0].local_addr().unwrap());
-    let client = daisy_broker::enrol::client(&url, server.ca_pem(), &server.admin_token()).unwrap();
-    let serving = tokio::spawn(server.serve(listeners, std::future::pending::<()>()));
-    let syncing = tokio::spawn(syncer::run(client.clone(), SyncerOptions::default(), std::future::pending::<()>()));
-    let said = warning(&client).await;
+    here.apply(object).await;
+    let syncing = tokio::spawn(syncer::run(here.client.clone(), SyncerOptions::default(), std::future::pending::<()>()));
+    let said = warning(&here.client).await;
     syncing.abort();
-    serving.abort();
     said
 }
 
@@ -138,6 +123,7 @@ async fn a_syncer_says_why_there_is_no_broker() {
             ["refused", "may this cluster's pods connect"],
         ),
         ("another broker's token", secret(&info.server, &info.ca, "nonsense"), "Unauthorized", ["invitation", "daisy join"]),
+        ("half a certificate", secret(&info.server, HALF, &credential.token), "NoCredential", ["ca: ", "daisy join"]),
         ("no certificate", secret(&info.server, "nonsense", &credential.token), "NoCredential", ["ca: ", "daisy join"]),
         ("no address", secret("http://10.0.0.1", &info.ca, &credential.token), "NoCredential", ["https://", "daisy join"]),
     ] {

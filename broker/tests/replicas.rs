@@ -3,20 +3,16 @@
 
 mod common;
 
-use std::path::Path;
 use std::time::{Duration, Instant};
 
-use common::{Broker, cluster, code, id, join, key};
+use common::{Broker, Here, cluster, code, id, join, key};
 use daisy_api::{Cidr, Export, Member};
-use daisy_api_server::{Handle, Options, ResourceDefinition, Server};
 use daisy_broker::lease::LeaseOptions;
 use daisy_broker::registrar::{self, RegistrarOptions};
-use daisy_broker::setup::{self, Address, Invite};
+use daisy_broker::setup::{self, Invite};
 use daisy_broker::syncer::{self, SyncerOptions};
 use daisy_broker_core::lease::Timing;
 use k8s_openapi::api::coordination::v1::Lease;
-use k8s_openapi::api::core::v1::{Node, Service};
-use k8s_openapi::api::discovery::v1::EndpointSlice;
 use kube::api::{ListParams, Patch, PatchParams};
 use kube::{Api, Client};
 use prometheus::Registry;
@@ -29,54 +25,14 @@ const PATIENCE: Duration = Duration::from_secs(20);
 const TIMING: Timing =
     Timing { duration: Duration::from_secs(2), deadline: Duration::from_millis(1_400), retry: Duration::from_millis(250) };
 
-/// An API server with the kinds of a cluster.
-struct Here {
-    handle: Handle,
-    client: Client,
-    address: Address,
-    _stop: oneshot::Sender<()>,
-}
-
-impl Here {
-    async fn start(
-        data: &Path,
-        kinds: Vec<k8s_openapi::apiextensions_apiserver::pkg::apis::apiextensions::v1::CustomResourceDefinition>,
-    ) -> Self {
-        let mut options = Options::new(data);
-        options.definitions.extend([
-            ResourceDefinition::of::<Service>().with_status(),
-            ResourceDefinition::of::<Node>().with_status(),
-            ResourceDefinition::of::<EndpointSlice>(),
-        ]);
-        options.namespaces.push("daisy-system".into());
-        let server = tokio::task::spawn_blocking(move || Server::open(options)).await.unwrap().unwrap();
-        let handle = server.handle();
-        for kind in kinds {
-            handle.apply(serde_json::to_value(kind).unwrap()).await.unwrap();
-        }
-        let listeners = Server::bind(&["127.0.0.1:0".to_owned()]).unwrap();
-        let url = format!("https://{}", listeners[0].local_addr().unwrap());
-        let client = daisy_broker::enrol::client(&url, server.ca_pem(), &server.admin_token()).unwrap();
-        let address = Address { server: url, ca: server.ca_pem().to_owned() };
-        let (stop, stopped) = oneshot::channel::<()>();
-        tokio::spawn(server.serve(listeners, async {
-            let _ = stopped.await;
-        }));
-        Self { handle, client, address, _stop: stop }
-    }
-
-    async fn apply(&self, object: Value) {
-        self.handle.apply(object).await.unwrap();
-    }
-
-    async fn offer(&self, name: &str) {
-        self.apply(json!({"apiVersion": "v1", "kind": "Service", "metadata": {"name": name, "namespace": "default"},
-            "spec": {"clusterIP": "10.101.0.7", "clusterIPs": ["10.101.0.7"], "ports": [{"port": 80, "protocol": "TCP"}], "type": "ClusterIP"}}))
-            .await;
-        self.apply(json!({"apiVersion": "multicluster.x-k8s.io/v1beta1", "kind": "ServiceExport",
-            "metadata": {"name": name, "namespace": "default"}}))
-            .await;
-    }
+/// A Service in the cluster, and its export.
+async fn offer(here: &Here, name: &str) {
+    here.apply(json!({"apiVersion": "v1", "kind": "Service", "metadata": {"name": name, "namespace": "default"},
+        "spec": {"clusterIP": "10.101.0.7", "clusterIPs": ["10.101.0.7"], "ports": [{"port": 80, "protocol": "TCP"}], "type": "ClusterIP"}}))
+        .await;
+    here.apply(json!({"apiVersion": "multicluster.x-k8s.io/v1beta1", "kind": "ServiceExport",
+        "metadata": {"name": name, "namespace": "default"}}))
+        .await;
 }
 
 struct Replica {
@@ -160,13 +116,13 @@ async fn one_syncer_writes_and_another_takes_over() {
 
     let began = Instant::now();
     let one = Replica::syncer(&here.client, "one");
-    here.offer("web").await;
+    offer(&here, "web").await;
     until("web is exported", async || exported(&broker, "web").await).await;
     println!("first export {:?} after the start", began.elapsed());
     assert_eq!(holder(&here.client, "daisy-system", "daisy-syncer").await.as_deref(), Some("one"));
 
     let two = Replica::syncer(&here.client, "two");
-    here.offer("second").await;
+    offer(&here, "second").await;
     until("second is exported", async || exported(&broker, "second").await).await;
     tokio::time::sleep(TIMING.duration).await;
     assert_eq!(two.writes(), 0.0, "who stands by writes nothing");
@@ -174,7 +130,7 @@ async fn one_syncer_writes_and_another_takes_over() {
 
     // Told to stop, it gives the lease back, and the other goes on.
     one.stop().await;
-    here.offer("third").await;
+    offer(&here, "third").await;
     let took = until("third is exported", async || exported(&broker, "third").await).await;
     println!("taken over {took:?} after a stop");
     assert!(took < TIMING.duration, "the lease was given back, and not waited for: {took:?}");
@@ -184,7 +140,7 @@ async fn one_syncer_writes_and_another_takes_over() {
     let three = Replica::syncer(&here.client, "three");
     until("three stands by", async || three.counted("daisy_syncer_broker_connected") > 0.0).await;
     two.running.abort();
-    here.offer("fourth").await;
+    offer(&here, "fourth").await;
     let took = until("fourth is exported", async || exported(&broker, "fourth").await).await;
     println!("taken over {took:?} after a kill; a lease lasts {:?}", TIMING.duration);
     assert!(took < TIMING.duration + TIMING.retry * 3, "{took:?}");
@@ -195,7 +151,7 @@ async fn one_syncer_writes_and_another_takes_over() {
     leases.patch("daisy-syncer", &PatchParams::default(), &Patch::Merge(&thief)).await.unwrap();
     until("three has lost it", async || three.counted("daisy_syncer_writes") == 0.0).await;
     let before = three.writes();
-    here.offer("fifth").await;
+    offer(&here, "fifth").await;
     tokio::time::sleep(Duration::from_millis(1_500)).await;
     assert_eq!(three.writes(), before);
     assert!(!exported(&broker, "fifth").await);
@@ -233,7 +189,7 @@ async fn a_syncer_without_rights_on_leases_writes_nothing_and_starts_once_it_has
     assert_eq!(code(Api::<Lease>::namespaced(client.clone(), "daisy-system").get("daisy-syncer").await), 403);
 
     let only = Replica::syncer(&client, "only");
-    here.offer("web").await;
+    offer(&here, "web").await;
     until("it is connected", async || only.counted("daisy_syncer_broker_connected") > 0.0).await;
     tokio::time::sleep(Duration::from_secs(1)).await;
     assert_eq!(only.writes(), 0.0);

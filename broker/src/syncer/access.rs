@@ -15,13 +15,12 @@ use k8s_openapi::api::core::v1::Secret;
 use kube::config::{AuthInfo, Config};
 use kube::runtime::watcher::{self, Event};
 use kube::{Client, ResourceExt};
-use rustls::pki_types::CertificateDer;
-use rustls::pki_types::pem::PemObject;
 use thiserror::Error;
 use tokio::sync::{mpsc, watch as channel};
 use tracing::{info, warn};
 
 use super::watch::Message;
+use crate::enrol;
 
 /// How long a connection to the broker may take to come up.
 const CONNECT: Duration = Duration::from_secs(5);
@@ -74,13 +73,7 @@ impl Access {
         if url.scheme_str() != Some("https") {
             return Err(malformed("server", format!("{} does not begin with https://", self.server)));
         }
-        let certificates: Vec<Vec<u8>> = CertificateDer::pem_slice_iter(self.ca.as_bytes())
-            .map(|certificate| certificate.map(|der| der.as_ref().to_vec()))
-            .collect::<Result<_, _>>()
-            .map_err(|error| malformed("ca", error.to_string()))?;
-        if certificates.is_empty() {
-            return Err(malformed("ca", "no certificate is in it".to_owned()));
-        }
+        let certificates = enrol::authorities(&self.ca).map_err(|error| malformed("ca", error.to_string()))?;
         let mut config = Config::new(url);
         config.root_cert = Some(certificates);
         config.connect_timeout = Some(CONNECT);

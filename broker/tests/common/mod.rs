@@ -10,6 +10,7 @@ use std::time::{Duration, Instant};
 
 use daisy_api::broker_info::BrokerInfo;
 use daisy_api::{Cidr, ClusterId, Export, Grant, Invitation, JoinRequest, Member};
+use daisy_api_server::{Handle, Options, ResourceDefinition, Server};
 use daisy_broker::apply::Applier;
 use daisy_broker::enrol::{self, Answer, Ask, Credential, EnrolError};
 use daisy_broker::registrar::{self, RegistrarOptions};
@@ -19,10 +20,13 @@ use daisy_broker::setup::{self, Address, Invite, manifests};
 use ed25519_dalek::SigningKey;
 use k8s_openapi::api::apps::v1::Deployment;
 use k8s_openapi::api::authentication::v1::TokenRequest;
-use k8s_openapi::api::core::v1::{Namespace, ServiceAccount};
+use k8s_openapi::api::core::v1::{Namespace, Node, Service, ServiceAccount};
+use k8s_openapi::api::discovery::v1::EndpointSlice;
+use k8s_openapi::apiextensions_apiserver::pkg::apis::apiextensions::v1::CustomResourceDefinition;
 use kube::api::{DeleteParams, ListParams, PostParams};
 use kube::config::{KubeConfigOptions, Kubeconfig};
 use kube::{Api, Client, Config, ResourceExt};
+use serde_json::Value;
 use tokio::sync::{Mutex, OwnedMutexGuard, oneshot};
 use tokio::task::JoinHandle;
 
@@ -228,5 +232,43 @@ pub fn code<T: std::fmt::Debug>(result: Result<T, kube::Error>) -> u16 {
     match result {
         Err(kube::Error::Api(status)) => status.code,
         other => panic!("this was not refused: {other:?}"),
+    }
+}
+
+/// An API server with what a cluster has, and these kinds.
+pub struct Here {
+    pub handle: Handle,
+    pub client: Client,
+    pub address: Address,
+    _stop: oneshot::Sender<()>,
+}
+
+impl Here {
+    pub async fn start(data: &Path, kinds: Vec<CustomResourceDefinition>) -> Self {
+        let mut options = Options::new(data);
+        options.definitions.extend([
+            ResourceDefinition::of::<Service>().with_status(),
+            ResourceDefinition::of::<Node>().with_status(),
+            ResourceDefinition::of::<EndpointSlice>(),
+        ]);
+        options.namespaces.push("daisy-system".into());
+        let server = tokio::task::spawn_blocking(move || Server::open(options)).await.unwrap().unwrap();
+        let handle = server.handle();
+        for kind in kinds {
+            handle.apply(serde_json::to_value(kind).unwrap()).await.unwrap();
+        }
+        let listeners = Server::bind(&["127.0.0.1:0".to_owned()]).unwrap();
+        let url = format!("https://{}", listeners[0].local_addr().unwrap());
+        let client = daisy_broker::enrol::client(&url, server.ca_pem(), &server.admin_token()).unwrap();
+        let address = Address { server: url, ca: server.ca_pem().to_owned() };
+        let (stop, stopped) = oneshot::channel::<()>();
+        tokio::spawn(server.serve(listeners, async {
+            let _ = stopped.await;
+        }));
+        Self { handle, client, address, _stop: stop }
+    }
+
+    pub async fn apply(&self, object: Value) {
+        self.handle.apply(object).await.unwrap();
     }
 }
