@@ -6,7 +6,8 @@ use kube::CustomResourceExt;
 
 use crate::labels::{MANAGED_BY, MANAGED_BY_DAISY};
 use crate::{
-    Cluster, Export, ExportEndpoints, Gateway, Heartbeat, Invitation, JoinRequest, Member, ServiceExport, ServiceImport,
+    Cluster, ClusterProperty, Export, ExportEndpoints, Gateway, Heartbeat, Invitation, JoinRequest, Member, ServiceExport,
+    ServiceImport,
 };
 
 fn ours(mut crd: CustomResourceDefinition) -> CustomResourceDefinition {
@@ -41,18 +42,41 @@ pub fn broker() -> Vec<CustomResourceDefinition> {
     .into()
 }
 
-/// The kinds that a member cluster keeps: the MCS API's two, and Daisy's own two.
+/// Which release of the MCS API (sigs.k8s.io/mcs-api) the two kinds are as of, by labels of that project: who brings the same kinds
+/// sees whether his are newer.
+const MCS_RELEASE: [(&str, &str); 2] =
+    [("multicluster.x-k8s.io/release-version", "v0.5.2"), ("multicluster.x-k8s.io/crd-schema-revision", "0")];
+
+/// A kind of a group under k8s.io, which is protected: an API server wants to see where it was approved (KEP-1111).
+fn approved(mut crd: CustomResourceDefinition, pull: u32) -> CustomResourceDefinition {
+    let at = format!("https://github.com/kubernetes/enhancements/pull/{pull}");
+    crd.metadata.annotations.get_or_insert_default().insert("api-approved.kubernetes.io".to_owned(), at);
+    crd
+}
+
+/// Serves the same objects as v1alpha1 too, for those who still speak it.
+fn and_v1alpha1(mut crd: CustomResourceDefinition) -> CustomResourceDefinition {
+    let older = crd.spec.versions.iter().map(|version| {
+        let mut older = version.clone();
+        "v1alpha1".clone_into(&mut older.name);
+        older.storage = false;
+        older
+    });
+    let older: Vec<_> = older.collect();
+    crd.spec.versions.extend(older);
+    crd
+}
+
+/// The kinds that a member cluster keeps: the MCS API's two, the About API's one, and Daisy's own two.
 #[must_use]
 pub fn member() -> Vec<CustomResourceDefinition> {
-    let mut mcs = [without_spec(ServiceExport::crd()), ServiceImport::crd()];
+    let mut mcs = [without_spec(ServiceExport::crd()), ServiceImport::crd()].map(|crd| approved(and_v1alpha1(crd), 1748));
     for crd in &mut mcs {
-        // A group under k8s.io is protected: an API server wants to see where its approval is (KEP-1111).
-        crd.metadata
-            .annotations
-            .get_or_insert_default()
-            .insert("api-approved.kubernetes.io".to_owned(), "https://github.com/kubernetes/enhancements/pull/1748".to_owned());
+        let labels = MCS_RELEASE.map(|(key, value)| (key.to_owned(), value.to_owned()));
+        crd.metadata.labels.get_or_insert_default().extend(labels);
     }
-    mcs.into_iter().chain([Cluster::crd(), Gateway::crd()]).map(ours).collect()
+    let about = approved(and_v1alpha1(ClusterProperty::crd()), 3084);
+    mcs.into_iter().chain([about, Cluster::crd(), Gateway::crd()]).map(ours).collect()
 }
 
 /// Every kind once, with the name of the file that holds it.
@@ -70,6 +94,18 @@ pub fn files() -> Vec<(String, CustomResourceDefinition)> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn the_standards_kinds_are_served_in_both_versions_and_stored_in_the_newer() {
+        let standard = member().into_iter().filter(|crd| !crd.spec.group.starts_with("daisy"));
+        let versions: Vec<_> = standard
+            .map(|crd| crd.spec.versions.into_iter().map(|v| (v.name, v.served, v.storage)).collect::<Vec<_>>())
+            .collect();
+        assert_eq!(versions.len(), 3, "ServiceExport, ServiceImport, ClusterProperty");
+        for of_one in versions {
+            assert_eq!(of_one, [("v1beta1".to_owned(), true, true), ("v1alpha1".to_owned(), true, false)]);
+        }
+    }
 
     #[test]
     fn what_is_checked_in_is_what_the_types_say() {

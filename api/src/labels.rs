@@ -15,6 +15,10 @@ pub const BROKER_CLUSTER_NAMESPACE_PREFIX: &str = "daisy-cluster-";
 pub const MANAGED_BY: &str = "app.kubernetes.io/managed-by";
 /// The value of [`MANAGED_BY`] on everything that is Daisy's.
 pub const MANAGED_BY_DAISY: &str = "daisy";
+/// The ClusterProperty that is the cluster's ID (KEP-2149).
+pub const CLUSTER_PROPERTY: &str = "cluster.clusterset.k8s.io";
+/// The ClusterProperty that is the clusterset's ID, there as long as the cluster is a member (KEP-2149).
+pub const CLUSTERSET_PROPERTY: &str = "clusterset.k8s.io";
 /// Which role an object or pod belongs to: `syncer`, `gateway`, `route-agent`, `dns`, `broker`.
 pub const COMPONENT: &str = "app.kubernetes.io/component";
 /// `true` on a Node that is to be a gateway.

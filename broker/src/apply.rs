@@ -21,7 +21,8 @@ use crate::registrar::perform::{Doing, PerformError, is_code};
 pub const FIELD_MANAGER: &str = "daisy";
 
 /// Kinds that live in no namespace, of those that our files hold.
-const CLUSTER_SCOPED: [&str; 7] = [
+const CLUSTER_SCOPED: [&str; 8] = [
+    "ClusterProperty",
     "ClusterRole",
     "ClusterRoleBinding",
     "CustomResourceDefinition",
@@ -42,12 +43,20 @@ pub enum ApplyError {
     Api(#[from] PerformError),
 }
 
+impl ApplyError {
+    /// Whether the API server knows no such kind: one that was defined a moment ago is served a moment later.
+    #[must_use]
+    pub fn is_not_found(&self) -> bool {
+        matches!(self, Self::Api(PerformError::Api { cause, .. }) if is_code(cause, 404))
+    }
+}
+
 /// What became of an object.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Applied {
     /// It is as the file says.
     Done,
-    /// It is there, is not Daisy's, and was left as it is: a CustomResourceDefinition that somebody else brought.
+    /// It is there, is not Daisy's, and was left as it is: a CustomResourceDefinition or a ClusterProperty that somebody else brought.
     Theirs,
 }
 
@@ -128,8 +137,8 @@ impl Applier {
         })
     }
 
-    /// Makes the object what the file says, whoever set its fields before. A CustomResourceDefinition that is somebody else's is
-    /// left as it is.
+    /// Makes the object what the file says, whoever set its fields before. A CustomResourceDefinition or a ClusterProperty that is
+    /// somebody else's is left as it is.
     ///
     /// # Errors
     /// What the API server refuses.
@@ -147,7 +156,8 @@ impl Applier {
 
     async fn put(&self, object: &DynamicObject, dry_run: bool) -> Result<Applied, ApplyError> {
         let api = self.api(object)?;
-        if object.types.as_ref().is_some_and(|types| types.kind == "CustomResourceDefinition")
+        let shared = ["CustomResourceDefinition", "ClusterProperty"];
+        if object.types.as_ref().is_some_and(|types| shared.contains(&types.kind.as_str()))
             && self.is_theirs(&api, object).await?
         {
             return Ok(Applied::Theirs);

@@ -1,6 +1,8 @@
 //! The files of `manifests/`, which are in this program, with what a join sets in them.
 
 use anyhow::Result;
+use daisy_api::labels::{CLUSTER_PROPERTY, CLUSTERSET_PROPERTY, MANAGED_BY, MANAGED_BY_DAISY};
+use daisy_api::{ClusterProperty, ClusterPropertySpec};
 use daisy_broker::apply;
 use kube::ResourceExt;
 use kube::api::DynamicObject;
@@ -48,6 +50,16 @@ pub(crate) fn workloads(settings: &Settings) -> Result<Vec<DynamicObject>> {
         }
     }
     Ok(all)
+}
+
+/// What the cluster says of itself (KEP-2149): its ID, and that of the supercluster, which is its broker's.
+pub(crate) fn properties(id: &str, broker: &str) -> Result<[DynamicObject; 2]> {
+    let property = |name: &str, value: &str| {
+        let mut property = ClusterProperty::new(name, ClusterPropertySpec { value: value.to_owned() });
+        property.labels_mut().insert(MANAGED_BY.to_owned(), MANAGED_BY_DAISY.to_owned());
+        apply::object(&property)
+    };
+    Ok([property(CLUSTER_PROPERTY, id)?, property(CLUSTERSET_PROPERTY, broker)?])
 }
 
 /// What is there to be removed, whatever it was set to.

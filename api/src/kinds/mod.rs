@@ -1,6 +1,7 @@
 //! The kinds, one file each: Daisy's own, then the two of the MCS API.
 
 mod cluster;
+mod cluster_property;
 mod export;
 mod export_endpoints;
 mod gateway;
@@ -12,6 +13,7 @@ mod service_export;
 mod service_import;
 
 pub use cluster::{Cluster, ClusterSpec, ClusterStatus, GatewayRecord, Reach, TunnelEndpoint};
+pub use cluster_property::{ClusterProperty, ClusterPropertySpec};
 pub use export::{Export, ExportSpec, ExportType, ServicePort};
 pub use export_endpoints::{Endpoint, EndpointPort, ExportEndpoints, ExportEndpointsSpec};
 pub use gateway::{Connection, ConnectionStatus, Gateway, GatewaySpec, GatewayStatus, HaStatus, RoundTrip};

@@ -6,13 +6,13 @@ use std::time::{Duration, Instant};
 use anyhow::{Context, Result, bail};
 use daisy_api::broker_info::BrokerInfo;
 use daisy_api::{Cluster, Gateway, Member, conditions, labels};
-use daisy_broker::apply::Applier;
+use daisy_broker::apply::{self, Applied, Applier};
 use daisy_broker::enrol::{self, Answer, Ask};
 use daisy_kubernetes::Api;
 use ed25519_dalek::SigningKey;
 use k8s_openapi::ByteString;
 use k8s_openapi::api::core::v1::{Event, Namespace, Node, Secret, Service};
-use kube::api::{ListParams, Patch, PatchParams, PostParams};
+use kube::api::{DynamicObject, ListParams, Patch, PatchParams, PostParams};
 use kube::{Client, ResourceExt};
 use rand_core::OsRng;
 
@@ -22,6 +22,9 @@ use crate::arguments::{Join, Reach};
 use crate::manifests::{self, Settings};
 use crate::progress::{Progress, Waiting};
 use crate::{connect, output, rollout};
+
+/// How long an API server may take to serve a kind that it was just told of.
+const SERVED_WITHIN: Duration = Duration::from_secs(20);
 
 /// Keys and values for the Secret `daisy-broker-access`.
 type Access = Vec<(&'static str, String)>;
@@ -46,14 +49,14 @@ pub(crate) async fn run(options: Join) -> Result<()> {
     ));
     let settings = settings(&options, plan.workers);
     if options.dry_run {
-        return dry_run(&plan, &settings);
+        return dry_run(&options, &info, &plan, &settings);
     }
 
     let access = match if options.replace { None } else { kept_access(&info, &plan, &options).await } {
         Some(kept) => kept,
         None => ask(&info, &options, &plan, &mut progress).await?,
     };
-    apply(&client, &options, &plan, access, &settings, &mut progress).await?;
+    apply(&client, &options, &plan, (&info, access), &settings, &mut progress).await?;
     ready(&client, &options, &mut progress).await?;
     if let Some(hint) = coredns::node_local_hint(&client).await? {
         progress.done(&hint);
@@ -98,11 +101,15 @@ fn settings(options: &Join, workers: usize) -> Settings {
     Settings { image: options.image.clone(), workers, arguments }
 }
 
-fn dry_run(plan: &Plan, settings: &Settings) -> Result<()> {
+fn dry_run(options: &Join, info: &BrokerInfo, plan: &Plan, settings: &Settings) -> Result<()> {
     let mut text = String::new();
     for object in manifests::foundations()?.into_iter().chain(manifests::workloads(settings)?) {
         text.push_str("---\n");
         text.push_str(&daisy_api::yaml::to_string(&object)?);
+    }
+    for property in manifests::properties(options.clusterid.as_str(), &info.broker_id)? {
+        text.push_str("---\n");
+        text.push_str(&daisy_api::yaml::to_string(&property)?);
     }
     for (nodes, value) in [(&plan.gateways.set, "=true"), (&plan.gateways.unset, "-")] {
         for node in nodes {
@@ -165,7 +172,7 @@ async fn apply(
     client: &Client,
     options: &Join,
     plan: &Plan,
-    access: Access,
+    (info, access): (&BrokerInfo, Access),
     settings: &Settings,
     progress: &mut Progress,
 ) -> Result<()> {
@@ -188,7 +195,28 @@ async fn apply(
     for object in manifests::workloads(settings)? {
         applier.apply(&object).await?;
     }
+    for property in manifests::properties(options.clusterid.as_str(), &info.broker_id)? {
+        say(&applier, &property, progress).await?;
+    }
     add_stub(client, plan, progress).await
+}
+
+/// Writes what the cluster says of itself, once its kind is served.
+async fn say(applier: &Applier, property: &DynamicObject, progress: &mut Progress) -> Result<()> {
+    let started = Instant::now();
+    let applied = loop {
+        match applier.apply(property).await {
+            Err(error) if error.is_not_found() && started.elapsed() < SERVED_WITHIN => {
+                tokio::time::sleep(Duration::from_millis(100)).await;
+            }
+            other => break other?,
+        }
+    };
+    if applied == Applied::Theirs {
+        let value = property.data.pointer("/spec/value").and_then(serde_json::Value::as_str).unwrap_or_default();
+        progress.done(&format!("{} is not Daisy's and stays as it is; Daisy's would be {value:?}", apply::describe(property)));
+    }
+    Ok(())
 }
 
 async fn write_access(client: &Client, access: Access) -> Result<()> {

@@ -181,6 +181,9 @@ async fn remove(client: &Client, unclean: &BTreeSet<String>, progress: &mut Prog
     pods_end(client, progress).await?;
     unmark_nodes(client, unclean).await?;
     remains::delete_imports(client).await?;
+    for property in manifests::properties("any", "any")? {
+        applier.delete(&property).await?;
+    }
     // The kinds go last, each only while nobody else's objects need it.
     for object in manifests::foundations()?.iter().rev() {
         if remains::in_use(client, &object.name_any()).await? {

@@ -93,6 +93,7 @@ async fn rights(client: &Client, options: &Join) -> Result<()> {
     let settings = Settings { image: options.image.clone(), workers: 1, arguments: Vec::new() };
     let mut objects = manifests::foundations()?;
     objects.extend(manifests::workloads(&settings)?);
+    objects.extend(manifests::properties("any", "any")?);
     let mut needs = preflight::needs_of(&objects)?;
     let ours = Some(labels::SYSTEM_NAMESPACE);
     for (verb, resource) in [("get", "secrets"), ("create", "secrets"), ("patch", "secrets"), ("list", "pods")] {

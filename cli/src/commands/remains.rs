@@ -4,7 +4,7 @@ use std::fmt::Debug;
 use std::time::Duration;
 
 use anyhow::{Context, Result};
-use daisy_api::{Cluster, ClusterId, Export, ExportEndpoints, ServiceExport, ServiceImport, labels};
+use daisy_api::{Cluster, ClusterId, ClusterProperty, Export, ExportEndpoints, ServiceExport, ServiceImport, labels};
 use daisy_broker::enrol;
 use k8s_openapi::api::core::v1::{Namespace, Secret, Service};
 use k8s_openapi::api::discovery::v1::EndpointSlice;
@@ -97,6 +97,9 @@ pub(super) async fn in_use(client: &Client, name: &str) -> Result<bool> {
         }
         "serviceimports.multicluster.x-k8s.io" => {
             Api::<ServiceImport>::all(client.clone()).list_metadata(&none).await.map(|list| list.items.len())
+        }
+        "clusterproperties.about.k8s.io" => {
+            Api::<ClusterProperty>::all(client.clone()).list_metadata(&none).await.map(|list| list.items.len())
         }
         "clusters.daisy.supercluster.local" => return exists(client, labels::BROKER_NAMESPACE).await,
         _ => return Ok(false),
