@@ -65,6 +65,15 @@ pub fn is_label(text: &str) -> bool {
         && bytes.last() != Some(&b'-')
 }
 
+/// Whether `text` can be a zone (`topology.kubernetes.io/zone`): what both a label's value and an EndpointSlice's hint may be.
+#[must_use]
+pub fn is_zone(text: &str) -> bool {
+    let bytes = text.as_bytes();
+    let ends = |b: Option<&u8>| b.is_some_and(u8::is_ascii_alphanumeric);
+    let inner = |b: &u8| b.is_ascii_alphanumeric() || matches!(b, b'-' | b'_' | b'.');
+    bytes.len() <= LABEL_MAX && bytes.iter().all(inner) && ends(bytes.first()) && ends(bytes.last())
+}
+
 fn suggest(text: &str) -> String {
     let folded: String =
         text.to_ascii_lowercase().chars().map(|c| if c.is_ascii_lowercase() || c.is_ascii_digit() { c } else { '-' }).collect();

@@ -72,6 +72,10 @@ pub struct Endpoint {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(length(max = 63))]
     pub hostname: Option<String>,
+    /// The zone that it is in, for those who prefer their own.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(length(max = 63))]
+    pub zone: Option<String>,
 }
 
 fn yes() -> bool {

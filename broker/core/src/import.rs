@@ -14,14 +14,14 @@ use daisy_api::labels::{
     CLUSTER_IPS, IMPORT_EXPORTS, IMPORT_NAME, IMPORT_NAMESPACE, MANAGED_BY, MANAGED_BY_DAISY, MCS_SERVICE_NAME,
     MCS_SOURCE_CLUSTER, RECORD_SEQUENCE, SLICE_MANAGED_BY, SLICE_MANAGED_BY_DAISY, SLICE_SERVICE_NAME, SYSTEM_NAMESPACE,
 };
-use daisy_api::names::short_hash;
+use daisy_api::names::{is_zone, short_hash};
 use daisy_api::{
     ClusterId, ClusterIps, Endpoint, ExportEndpointsSpec, ExportSpec, ExportType, ImportPort, ImportType, IpFamily,
     ServiceImport, ServiceImportSpec, ServiceKey, SessionAffinity,
 };
 use k8s_openapi::api::core::v1::{ClientIPConfig, Service, ServicePort, ServiceSpec, SessionAffinityConfig};
 use k8s_openapi::api::discovery::v1::{
-    Endpoint as SliceEndpoint, EndpointConditions, EndpointPort as SlicePort, EndpointSlice,
+    Endpoint as SliceEndpoint, EndpointConditions, EndpointHints, EndpointPort as SlicePort, EndpointSlice, ForZone,
 };
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
 use k8s_openapi::apimachinery::pkg::util::intstr::IntOrString;
@@ -29,6 +29,7 @@ use k8s_openapi::jiff::Timestamp;
 
 use crate::merge::Merged;
 use crate::qualified;
+use crate::service::CLUSTER;
 
 /// The most endpoints of an EndpointSlice (the API's own limit).
 const ENDPOINTS_MAX: usize = 1000;
@@ -104,17 +105,28 @@ pub fn keep_first(mut families: Vec<IpFamily>, first: Option<IpFamily>) -> Vec<I
 /// What the condition `Ready` says of an import that can be used.
 #[must_use]
 pub fn ready_message(merged: &Merged) -> &'static str {
-    if merged.internal_traffic_policy.as_deref() == Some("Local") {
-        return "it can be used in this cluster; its internalTrafficPolicy is Local, which is not followed: endpoints in other clusters are \
-                on no node of this one, and none of them would be reached";
+    if internal_traffic_policy(merged) != CLUSTER {
+        return "it can be used in this cluster; its internalTrafficPolicy is Local: a pod reaches endpoints on its own node only, and none \
+                in other clusters, which are on no node of this one";
     }
     "it can be used in this cluster"
 }
 
+/// One of the two that there are: an API server refuses a Service with any other, and who exports may have written anything.
+fn internal_traffic_policy(merged: &Merged) -> &'static str {
+    if merged.internal_traffic_policy.as_deref() == Some("Local") { "Local" } else { CLUSTER }
+}
+
+/// Whether endpoints of a pod's own zone are preferred; of the distributions that Kubernetes has, `PreferSameNode` among them, each
+/// means at least that.
+fn prefers_zone(merged: &Merged) -> bool {
+    merged.traffic_distribution.is_some()
+}
+
 /// The import's Service: no selector, so nobody else writes its EndpointSlices; headless where the import is.
 ///
-/// The internal traffic policy and the traffic distribution are left to the ServiceImport: endpoints elsewhere are on no node
-/// and in no zone of this cluster, and a policy `Local` would drop all of them.
+/// Its internal traffic policy is the import's. Its traffic distribution is in the hints of its EndpointSlices, which is where
+/// kube-proxy looks for it.
 #[must_use]
 pub fn service(key: &ServiceKey, merged: &Merged, families: &[IpFamily], exporters: &Exporters) -> Service {
     let ports = merged.ports.iter().map(|port| ServicePort {
@@ -155,6 +167,8 @@ pub fn service(key: &ServiceKey, merged: &Merged, families: &[IpFamily], exporte
             session_affinity_config: merged.session_affinity_seconds.filter(|_| client_ip).map(affinity_config),
             ip_families: (!families.is_empty()).then(|| families.iter().map(|f| f.as_str().to_owned()).collect()),
             ip_family_policy: policy.map(str::to_owned),
+            // Said in any case: absent, it would stay what it was.
+            internal_traffic_policy: (!headless).then(|| internal_traffic_policy(merged).to_owned()),
             ..ServiceSpec::default()
         }),
         status: None,
@@ -197,6 +211,8 @@ pub struct Source<'a> {
     pub record: &'a str,
     /// The family of the addresses, and the ports.
     pub spec: &'a ExportEndpointsSpec,
+    /// On which node each address is, of this cluster's own.
+    pub nodes: Option<&'a BTreeMap<IpAddr, String>>,
 }
 
 /// The EndpointSlice of one record in `daisy-system`; `None` where nothing of it can be used: a family that the import has not,
@@ -209,7 +225,7 @@ pub fn slice<'a>(
     source: Source<'_>,
     endpoints: impl IntoIterator<Item = &'a Endpoint>,
 ) -> Option<EndpointSlice> {
-    let Source { cluster, record, spec } = source;
+    let Source { cluster, record, spec, nodes } = source;
     if !families.is_empty() && !families.contains(&spec.address_type) {
         return None;
     }
@@ -237,7 +253,8 @@ pub fn slice<'a>(
     if ports.is_empty() && !portless {
         return None;
     }
-    let endpoints: Vec<SliceEndpoint> = endpoints.into_iter().take(ENDPOINTS_MAX).filter_map(endpoint).collect();
+    let endpoints: Vec<SliceEndpoint> =
+        endpoints.into_iter().take(ENDPOINTS_MAX).filter_map(|one| endpoint(one, nodes, prefers_zone(merged))).collect();
     let name = slice_name(key, cluster, record);
     let sequence = spec.envelope.sequence;
     Some(EndpointSlice {
@@ -268,10 +285,20 @@ pub fn sequence_of(slice: &EndpointSlice) -> u64 {
     annotations.and_then(|annotations| annotations.get(RECORD_SEQUENCE)?.parse().ok()).unwrap_or(0)
 }
 
-/// Never a node name or a target: they would mean something else here, or nothing.
-fn endpoint(endpoint: &Endpoint) -> Option<SliceEndpoint> {
+/// Never a target, nor the node of an endpoint elsewhere: they would mean something else here, or nothing. A zone means the same in
+/// two clusters that share one, and nothing in others: a hint for a zone that no node here is in is not followed.
+fn endpoint(endpoint: &Endpoint, nodes: Option<&BTreeMap<IpAddr, String>>, prefers_zone: bool) -> Option<SliceEndpoint> {
+    let address = endpoint.addresses.first()?;
+    let zone = endpoint.zone.clone().filter(|zone| is_zone(zone));
+    let hints = zone
+        .clone()
+        .filter(|_| prefers_zone)
+        .map(|name| EndpointHints { for_zones: Some(vec![ForZone { name }]), ..EndpointHints::default() });
     Some(SliceEndpoint {
-        addresses: vec![endpoint.addresses.first()?.to_string()],
+        addresses: vec![address.to_string()],
+        node_name: nodes.and_then(|nodes| nodes.get(address).cloned()),
+        zone,
+        hints,
         conditions: Some(EndpointConditions {
             ready: Some(endpoint.ready),
             serving: Some(endpoint.serving),
@@ -320,7 +347,8 @@ pub fn service_import(key: &ServiceKey, merged: &Merged, families: &[IpFamily], 
         ip_families,
         session_affinity: merged.session_affinity,
         session_affinity_config: merged.session_affinity_seconds.filter(|_| client_ip).map(affinity_config),
-        internal_traffic_policy: merged.internal_traffic_policy.clone(),
+        // Absent in a merged export, it is the default: an import says that, too.
+        internal_traffic_policy: (!headless).then(|| internal_traffic_policy(merged).to_owned()),
         traffic_distribution: merged.traffic_distribution.clone(),
     };
     let mut import = ServiceImport::new(key.name.as_str(), spec);

@@ -11,9 +11,11 @@
 use std::collections::BTreeMap;
 
 use daisy_api::{Cluster, Export, ExportEndpoints, Heartbeat, ServiceExport, ServiceImport};
-use k8s_openapi::api::core::v1::Service;
+use k8s_openapi::api::core::v1::{Service, ServiceSpec};
 use k8s_openapi::api::discovery::v1::EndpointSlice;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
+
+use crate::service::CLUSTER;
 
 /// What is to be done to an observed object.
 #[derive(Clone, Debug, PartialEq)]
@@ -80,6 +82,10 @@ impl Managed for Service {
         {
             spec.session_affinity.clone_from(&want.session_affinity);
             spec.session_affinity_config.clone_from(&want.session_affinity_config);
+        }
+        let policy = |spec: &ServiceSpec| spec.internal_traffic_policy.clone().unwrap_or_else(|| CLUSTER.to_owned());
+        if policy(had) != policy(want) {
+            spec.internal_traffic_policy = Some(policy(want));
         }
         if want.ip_families.is_some() && had.ip_families != want.ip_families {
             spec.ip_families.clone_from(&want.ip_families);

@@ -108,6 +108,9 @@ pub fn merge<'a>(exports: impl IntoIterator<Item = (&'a ClusterId, &'a ExportSpe
         union.add(id, export, &mut conflicts);
         conflicts.compare(id, first, export);
     }
+    for (id, export) in &offers {
+        union.lacks(id, export, &mut conflicts);
+    }
     let (ports, port_names) = union.finish();
     Some(Merged {
         type_: first.type_,
@@ -162,6 +165,19 @@ impl Union {
                     kept.insert(port.name.clone(), self.ports.len());
                     self.ports.push(UnionPort { port: ServicePort { app_protocol, ..port.clone() }, owner: id.clone() });
                 }
+            }
+        }
+    }
+
+    /// Says which ports a cluster has not that another has: the standard's own suite wants that said, though nobody loses by it.
+    fn lacks(&self, id: &ClusterId, export: &ExportSpec, conflicts: &mut Conflicts<'_>) {
+        for had in &self.ports {
+            let same = |port: &ServicePort| {
+                port.name == had.port.name || (port.protocol, port.port) == (had.port.protocol, had.port.port)
+            };
+            if !export.ports.iter().any(same) {
+                conflicts
+                    .note(ConflictKind::Port, format!("{id} has no port {}, which {} has", describe(&had.port), had.owner));
             }
         }
     }
@@ -308,7 +324,18 @@ impl Conflicts<'_> {
             let more = texts.len().saturating_sub(8);
             texts.truncate(8);
             let more = if more > 0 { format!(", and {more} more") } else { String::new() };
-            Conflict { kind, message: format!("{}: {}{more}; the oldest is followed", what(kind), texts.join(", ")) }
+            let policy = match kind {
+                ConflictKind::Port => "all are imported, of two that disagree the older; traffic for a port goes to who has it",
+                ConflictKind::Type
+                | ConflictKind::SessionAffinity
+                | ConflictKind::SessionAffinityConfig
+                | ConflictKind::Labels
+                | ConflictKind::Annotations
+                | ConflictKind::InternalTrafficPolicy
+                | ConflictKind::TrafficDistribution
+                | ConflictKind::IpFamily => "the oldest is followed",
+            };
+            Conflict { kind, message: format!("{}: {}{more}; {policy}", what(kind), texts.join(", ")) }
         });
         conflicts.collect()
     }

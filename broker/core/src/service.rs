@@ -1,15 +1,18 @@
 //! What the syncer needs to know of a Service and of an EndpointSlice of its own cluster.
 
+use std::collections::BTreeMap;
 use std::net::IpAddr;
 
 use daisy_api::labels::{EXPORT_EXCLUDE, MANAGED_BY, MANAGED_BY_DAISY};
-use daisy_api::names::is_label;
+use daisy_api::names::{is_label, is_zone};
 use daisy_api::{
     Endpoint, EndpointPort, Envelope, ExportEndpointsSpec, IpFamily, Protocol, ServiceKey, ServicePort, SessionAffinity,
 };
 use k8s_openapi::api::core::v1::Service;
-use k8s_openapi::api::discovery::v1::EndpointSlice;
+use k8s_openapi::api::discovery::v1::{Endpoint as SliceEndpoint, EndpointSlice};
 
+/// The internal traffic policy of a Service that says none.
+pub const CLUSTER: &str = "Cluster";
 /// How long a client stays with an endpoint where a Service does not say, in seconds (the API server's default).
 pub const AFFINITY_SECONDS: i32 = 10_800;
 
@@ -113,12 +116,19 @@ impl LocalService {
             session_affinity: affinity,
             session_affinity_seconds: (affinity == SessionAffinity::ClientIp).then(|| seconds.unwrap_or(AFFINITY_SECONDS)),
             ip_families: spec.ip_families.iter().flatten().filter_map(|text| family(text)).collect(),
-            internal_traffic_policy: spec.internal_traffic_policy.filter(|policy| policy != "Cluster"),
+            internal_traffic_policy: spec.internal_traffic_policy.filter(|policy| policy != CLUSTER),
             traffic_distribution: spec.traffic_distribution,
             ours: label(MANAGED_BY) == Some(MANAGED_BY_DAISY),
             excluded: annotation(EXPORT_EXCLUDE) == Some("false"),
         }
     }
+}
+
+/// The node of each address of an EndpointSlice, where it says one.
+#[must_use]
+pub fn nodes(slice: &EndpointSlice) -> BTreeMap<IpAddr, String> {
+    let of = |endpoint: &SliceEndpoint| Some((endpoint.addresses.first()?.parse().ok()?, endpoint.node_name.clone()?));
+    slice.endpoints.iter().filter_map(of).collect()
 }
 
 /// Reads an EndpointSlice as the endpoints of `key`; `None` for one of names instead of addresses.
@@ -137,6 +147,7 @@ pub fn endpoints(key: &ServiceKey, slice: &EndpointSlice) -> Option<ExportEndpoi
             serving: conditions.serving.unwrap_or(ready),
             terminating: conditions.terminating.unwrap_or(false),
             hostname: endpoint.hostname.clone().filter(|name| is_label(name)),
+            zone: endpoint.zone.clone().filter(|zone| is_zone(zone)),
         })
     });
     let ports = slice.ports.iter().flatten().filter_map(|port| {

@@ -332,6 +332,7 @@ impl World {
                     serving: true,
                     terminating: false,
                     hostname: None,
+                    zone: None,
                 }],
                 ports: vec![EndpointPort { name: "http".to_owned(), protocol: Protocol::Tcp, port: 80 }],
             },

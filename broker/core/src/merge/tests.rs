@@ -65,7 +65,8 @@ fn ports_are_a_union() {
     let second = export(2, vec![port("http", 80), port("metrics", 9090)]);
     let both = merged(&[("a", first), ("b", second)]);
     assert_eq!(both.ports, [port("http", 80), port("metrics", 9090)]);
-    assert!(both.conflicts.is_empty(), "a port more is no conflict: {:?}", both.conflicts);
+    assert_eq!(reasons(&both), ["PortConflict"], "the ports differ, though nobody loses one");
+    assert!(both.conflicts[0].message.contains("a has no port metrics (TCP 9090), which b has"), "{:?}", both.conflicts);
     assert!(!both.port_names[&id("a")].contains_key("metrics"), "traffic for it goes to who has it");
 }
 
@@ -79,7 +80,8 @@ fn a_port_that_conflicts_is_not_its_clusters_any_longer() {
         assert_eq!(both.port_names[&id("b")].keys().collect::<Vec<_>>(), ["x"]);
     }
     let udp = ServicePort { protocol: Protocol::Udp, ..port("dns", 80) };
-    assert!(merged(&[("a", first), ("b", export(2, vec![udp]))]).conflicts.is_empty(), "another protocol is another port");
+    let both = merged(&[("a", first), ("b", export(2, vec![udp]))]);
+    assert_eq!(both.port_names[&id("b")].keys().collect::<Vec<_>>(), ["dns"], "another protocol is another port");
 }
 
 #[test]

@@ -63,6 +63,7 @@ fn some_endpoints(namespace: &str, addresses: &[&str]) -> ExportEndpointsSpec {
                 serving: true,
                 terminating: false,
                 hostname: None,
+                zone: None,
             })
             .collect(),
         ports: Vec::new(),

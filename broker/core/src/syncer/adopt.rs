@@ -11,7 +11,7 @@ use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
 use super::Syncer;
 use super::agenda::Work;
 use crate::import::{self, Exporter};
-use crate::service::{self, LocalService, ServiceKind};
+use crate::service::{self, CLUSTER, LocalService, ServiceKind};
 use crate::time::Now;
 use crate::vouch::{KnownMember, MemberChange};
 
@@ -31,7 +31,7 @@ fn export_of(key: &ServiceKey, service: &Service, import: Option<&ServiceImport>
         session_affinity: short.session_affinity,
         session_affinity_seconds: short.session_affinity_seconds,
         ip_families: short.ip_families,
-        internal_traffic_policy: import.and_then(|import| import.spec.internal_traffic_policy.clone()),
+        internal_traffic_policy: import.and_then(|import| import.spec.internal_traffic_policy.clone().filter(|p| p != CLUSTER)),
         traffic_distribution: import.and_then(|import| import.spec.traffic_distribution.clone()),
         exported_labels: map(import.and_then(|import| import.metadata.labels.as_ref())),
         exported_annotations: crate::qualified::annotations(&annotations),

@@ -10,6 +10,7 @@ use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
 use super::action::Verb;
 use super::agenda::Work;
 use super::note::Note;
+use super::state::LocalEndpoints;
 use super::{Link, Syncer};
 use crate::export::{self, Invalid, NotOffered, Progress};
 use crate::managed::{Managed, Overlay};
@@ -110,7 +111,7 @@ impl Syncer {
     fn own_endpoints(&mut self, key: &ServiceKey) -> BTreeMap<String, ExportEndpointsSpec> {
         let Some(member) = self.own.member() else { return BTreeMap::new() };
         let (mut records, mut count, mut first) = (BTreeMap::new(), 0, None);
-        for ((_, slice), spec) in self.here.slices.of(key) {
+        for ((_, slice), LocalEndpoints { spec, .. }) in self.here.slices.of(key) {
             let name = export::endpoints_name(key, slice);
             match policy::admissible_endpoints(&self.id, member, &name, spec) {
                 Ok(admissible) => {

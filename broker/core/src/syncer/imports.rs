@@ -17,6 +17,7 @@ use super::Syncer;
 use super::action::Verb;
 use super::agenda::{Work, decide};
 use super::note::Note;
+use super::state::LocalEndpoints;
 use super::store::Name;
 use super::watch::is_ours;
 use crate::export::endpoints_name;
@@ -207,16 +208,16 @@ impl Syncer {
         let mut judged: Vec<(Reference, Option<String>)> = Vec::new();
         for id in offers.keys() {
             if *id == self.id {
-                for ((_, name), spec) in self.here.slices.of(key) {
+                for ((_, name), LocalEndpoints { spec, nodes }) in self.here.slices.of(key) {
                     let record = endpoints_name(key, name);
-                    let source = Source { cluster: id, record: &record, spec };
+                    let source = Source { cluster: id, record: &record, spec, nodes: Some(nodes) };
                     slices.extend(import::slice(key, merged, families, source, &spec.endpoints));
                 }
                 continue;
             }
             // Routes first: what nobody has a route for would leave by the default route, in clear.
             let routed = self.here.clusters.get(&id.to_string()).is_some();
-            let Some(peer) = self.peers.get(id).filter(|peer| routed && !peer.silent && !peer.unreachable) else { continue };
+            let Some(peer) = self.peers.get(id).filter(|peer| routed && !peer.given_up()) else { continue };
             let member: Option<&MemberSpec> = peer.member.as_ref().map(|member| &member.spec);
             // An export that only a former run knew is known without the ports that were its own: what was made of it stands and is kept up
             // to date, but nothing new is made, which might turn out to have lost a conflict.
@@ -229,7 +230,7 @@ impl Syncer {
                 Some(slice.unwrap_or_else(|| had.clone()))
             };
             for (record, standing) in peer.endpoints.beginning(&format!("{}.", key.record_name())) {
-                let source = Source { cluster: id, record, spec: &standing.spec };
+                let source = Source { cluster: id, record, spec: &standing.spec, nodes: None };
                 let Some(member) = member else {
                     // Taken by a former run, which knew the Member. What comes from a broker that has none is not.
                     if standing.is_adopted() {

@@ -66,6 +66,15 @@ impl LocalNode {
     }
 }
 
+/// An EndpointSlice of a Service of this cluster.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) struct LocalEndpoints {
+    /// What others may know of it.
+    pub(super) spec: ExportEndpointsSpec,
+    /// On which node each address is; that means nothing elsewhere.
+    pub(super) nodes: BTreeMap<IpAddr, String>,
+}
+
 /// This cluster, as its API server shows it.
 #[derive(Clone, Debug, Default)]
 pub(super) struct Here {
@@ -77,7 +86,7 @@ pub(super) struct Here {
     /// The Services that make imports real.
     pub(super) import_services: Keyed<Service>,
     /// The EndpointSlices of Services, ours apart.
-    pub(super) slices: Keyed<ExportEndpointsSpec>,
+    pub(super) slices: Keyed<LocalEndpoints>,
     /// Our EndpointSlices.
     pub(super) our_slices: Keyed<EndpointSlice>,
     pub(super) namespaces: Listed<String, LocalNamespace>,

@@ -11,7 +11,7 @@ use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
 use super::Syncer;
 use super::agenda::{Timer, Work};
 use super::note::Note;
-use super::state::{LocalNamespace, LocalNode};
+use super::state::{LocalEndpoints, LocalNamespace, LocalNode};
 use super::store::Name;
 use crate::import::key_of;
 use crate::object::{Change, Kind, Object, Place, Reference};
@@ -224,16 +224,19 @@ impl Syncer {
             self.mark(Work::Import(was), now);
         }
         let key = label(SLICE_SERVICE_NAME).and_then(|service| ServiceKey::parse(&name.0, &service).ok());
-        let read = key.and_then(|key| Some((service::endpoints(&key, &slice)?, key)));
-        let Some((spec, key)) = read else {
+        let read = key.and_then(|key| {
+            let spec = service::endpoints(&key, &slice)?;
+            Some((LocalEndpoints { spec, nodes: service::nodes(&slice) }, key))
+        });
+        let Some((endpoints, key)) = read else {
             self.forget_slice(&name, now);
             return;
         };
-        if self.here.slices.get(&name) == Some(&spec) {
+        if self.here.slices.get(&name) == Some(&endpoints) {
             self.here.slices.touch(&name, epoch);
             return;
         }
-        if let Some((was, _)) = self.here.slices.put(name, key.clone(), spec, epoch)
+        if let Some((was, _)) = self.here.slices.put(name, key.clone(), endpoints, epoch)
             && was != key
         {
             self.mark_endpoints(&was, now);

@@ -2,7 +2,7 @@
 
 use daisy_api::labels::{MCS_SERVICE_NAME, MCS_SOURCE_CLUSTER, SLICE_SERVICE_NAME};
 use daisy_api::{EndpointSliceObjects, ExportType, IpFamily, ServiceImport};
-use k8s_openapi::api::discovery::v1::EndpointSlice;
+use k8s_openapi::api::discovery::v1::{Endpoint, EndpointSlice};
 
 use super::world::*;
 use crate::object::{Kind, Object, Place};
@@ -166,7 +166,73 @@ fn an_internal_traffic_policy_of_local_is_warned_about() {
     let conditions = import.status.expect("a status").conditions;
     let ready = daisy_api::conditions::find(&conditions, "Ready").expect("Ready");
     assert!(ready.message.contains("internalTrafficPolicy is Local"), "{}", ready.message);
-    assert_eq!(world.addresses("shop/cart"), ["10.2.0.7"], "and can be reached");
+}
+
+/// The first endpoint in our slices of shop/cart that has this address.
+fn endpoint(world: &World, address: &str) -> Endpoint {
+    let all = slices(world, "daisy-system").into_iter().flat_map(|slice| slice.endpoints);
+    all.into_iter().find(|one| one.addresses[0] == address).expect("it is imported")
+}
+
+#[test]
+fn an_internal_traffic_policy_is_followed() {
+    let policy = |world: &World| world.import_service("shop/cart").and_then(|s| s.spec?.internal_traffic_policy);
+    let mut world = World::started();
+    let with = |policy: &str| {
+        let mut service = service("shop/cart");
+        service.spec.get_or_insert_default().internal_traffic_policy = Some(policy.to_owned());
+        service
+    };
+    let mut own = slice("shop/cart", &[5]);
+    own.endpoints[0].node_name = Some("node1".to_owned());
+    world.put_here(with("Local"));
+    world.put_here(own.clone());
+    world.put_here(service_export("shop/cart"));
+    world.join("b", "all");
+    world.put_broker(export("b", "shop/cart", 2, 0));
+    world.put_broker(endpoints("b", "shop/cart", 3, &[7]));
+    world.settle();
+    // The older export is b's: its policy is followed, until there is only one.
+    assert_eq!(policy(&world).as_deref(), Some("Cluster"));
+    world.put_here(namespace("shop", false));
+    world.settle();
+    assert_eq!(import(&world).spec.internal_traffic_policy.as_deref(), Some("Cluster"), "the default is said");
+    let (here, there) = (endpoint(&world, "10.1.0.5"), endpoint(&world, "10.2.0.7"));
+    assert_eq!(
+        (here.node_name.as_deref(), there.node_name),
+        (Some("node1"), None),
+        "kube-proxy has to know whose node is whose"
+    );
+    world.remove(Place::Broker, Kind::Export, "daisy-cluster-b", "cart.shop");
+    world.settle();
+    assert_eq!(policy(&world).as_deref(), Some("Local"));
+    own.endpoints[0].node_name = Some("node2".to_owned());
+    world.put_here(own);
+    world.put_here(with("Cluster"));
+    world.settle();
+    assert_eq!(
+        (policy(&world).as_deref(), endpoint(&world, "10.1.0.5").node_name.as_deref()),
+        (Some("Cluster"), Some("node2"))
+    );
+}
+
+#[test]
+fn a_traffic_distribution_is_followed_by_hints() {
+    let mut world = imported(|spec| spec.traffic_distribution = Some("PreferClose".to_owned()));
+    let mut zoned = endpoints("b", "shop/cart", 9, &[7, 8, 9]);
+    for (one, zone) in zoned.spec.endpoints.iter_mut().zip(["eu-1a", "eu-1b", "no zone!"]) {
+        one.zone = Some(zone.to_owned());
+    }
+    world.put_broker(zoned.clone());
+    world.settle();
+    let hint = |world: &World, address: &str| endpoint(world, address).hints.and_then(|h| Some(h.for_zones?[0].name.clone()));
+    assert_eq!(hint(&world, "10.2.0.7").as_deref(), Some("eu-1a"));
+    assert_eq!(hint(&world, "10.2.0.8").as_deref(), Some("eu-1b"));
+    assert_eq!(hint(&world, "10.2.0.9"), None, "an API server would refuse the whole slice");
+    world.put_broker(export("b", "shop/cart", 10, 0));
+    world.settle();
+    assert_eq!(hint(&world, "10.2.0.7"), None, "nobody wants a near one any more");
+    assert_eq!(endpoint(&world, "10.2.0.7").zone.as_deref(), Some("eu-1a"));
 }
 
 #[test]

@@ -111,6 +111,7 @@ pub(super) fn endpoints(name: &str, service: &str, sequence: u64, hosts: &[u8]) 
         serving: true,
         terminating: false,
         hostname: None,
+        zone: None,
     };
     let spec = ExportEndpointsSpec {
         envelope: Envelope { sequence, signature: None },
