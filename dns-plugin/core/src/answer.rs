@@ -171,13 +171,15 @@ impl Asking<'_> {
     }
 
     fn ports(self, answer: &mut Answer, owner: &Owner, ports: &BTreeMap<(DomainName, u16), Vec<IpAddr>>) {
+        // Aliases that led here stay before them.
+        let from = answer.answers.len();
         for ((target, port), addresses) in ports {
             let data = Data::Srv { priority: 0, weight: SRV_WEIGHT, port: *port, target: target.clone() };
             answer.answers.push(self.record(owner, data));
             let of_target = Owner::Name(target.clone());
             answer.additional.extend(addresses.iter().map(|a| self.record(&of_target, address(*a))));
         }
-        turn(&mut answer.answers, self.question.turn);
+        turn(&mut answer.answers[from..], self.question.turn);
     }
 
     fn record(self, owner: &Owner, data: Data) -> Record {
@@ -215,6 +217,13 @@ impl Asking<'_> {
                 None => {
                     Node::empty_if(import(service).is_some_and(Chosen::exists) || self.by_cluster(zone.kind, service).is_some())
                 }
+                // All of its named ports, as Kubernetes' own DNS answers this (and the MCS API's suite asks it).
+                Some(chosen)
+                    if self.question.kind == QueryType::Srv && !matches!(chosen.service.kind, ServiceKind::External(_)) =>
+                {
+                    let ports = service_port(chosen, zone, service, None);
+                    if matches!(ports, Node::Missing) { Node::Empty } else { ports }
+                }
                 Some(chosen) => match &chosen.service.kind {
                     ServiceKind::Addresses(addresses) => Node::addresses(addresses.iter().copied()),
                     ServiceKind::Headless => Node::addresses(chosen.endpoints().map(|(_, e)| e.address)),
@@ -231,7 +240,7 @@ impl Asking<'_> {
                 }))
             }
             What::Port(service, protocol, port) => {
-                chosen(service).map_or(Node::Missing, |chosen| service_port(chosen, zone, service, (protocol, port)))
+                chosen(service).map_or(Node::Missing, |chosen| service_port(chosen, zone, service, Some((protocol, port))))
             }
             What::Endpoint(service, host) => {
                 import(service).map_or(Node::Missing, |import| Node::addresses(hosts(import, host).map(|(_, address)| address)))
@@ -298,8 +307,8 @@ fn hosts<'s>(import: Chosen<'s>, host: Host<'_>) -> impl Iterator<Item = (&'s Sl
     import.endpoints().filter(move |(slice, endpoint)| of_cluster(slice) && is(endpoint)).map(|(s, e)| (s, e.address))
 }
 
-/// The SRV records of a Service's named port: itself, or each of its endpoints.
-fn service_port(chosen: Chosen<'_>, zone: &Zone, service: ServiceRef<'_>, port: (Protocol, &str)) -> Node {
+/// The SRV records of a Service's named port, or of all that it has: itself, or each of its endpoints.
+fn service_port(chosen: Chosen<'_>, zone: &Zone, service: ServiceRef<'_>, port: Option<(Protocol, &str)>) -> Node {
     let mut targets = BTreeMap::new();
     match &chosen.service.kind {
         ServiceKind::Addresses(addresses) => {
@@ -335,7 +344,7 @@ fn endpoint_port(import: Chosen<'_>, zone: &Zone, service: ServiceRef<'_>, host:
     let mut targets = BTreeMap::new();
     if let Some(target) = What::Endpoint(service, host).print(&zone.apex) {
         for (slice, address) in hosts(import, host) {
-            for number in numbers(&slice.ports, port) {
+            for number in numbers(&slice.ports, Some(port)) {
                 add(targets.entry((target.clone(), number)).or_default(), address);
             }
         }
@@ -343,8 +352,8 @@ fn endpoint_port(import: Chosen<'_>, zone: &Zone, service: ServiceRef<'_>, host:
     if targets.is_empty() { Node::Missing } else { Node::Ports(targets) }
 }
 
-fn numbers(ports: &[Port], (protocol, name): (Protocol, &str)) -> impl Iterator<Item = u16> {
-    ports.iter().filter(move |p| p.protocol == protocol && p.name == name).map(|p| p.number)
+fn numbers(ports: &[Port], wanted: Option<(Protocol, &str)>) -> impl Iterator<Item = u16> {
+    ports.iter().filter(move |p| wanted.is_none_or(|wanted| wanted == (p.protocol, p.name.as_str()))).map(|p| p.number)
 }
 
 fn add(list: &mut Vec<IpAddr>, address: IpAddr) {
