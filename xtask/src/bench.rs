@@ -19,6 +19,8 @@ pub(crate) enum Name {
     Build,
     /// The simulation: seeds × steps a minute.
     Sim,
+    /// Real Kubernetes: join, export to first remote connection, a change among a thousand exports, a steady state. Wants root.
+    Kubernetes,
 }
 
 /// A row of the table.
@@ -42,6 +44,7 @@ pub(crate) fn run(root: &Path, name: Name, json: bool) -> Result<()> {
         Name::Lab => lab(root)?,
         Name::Build => build(root)?,
         Name::Sim => sim(root)?,
+        Name::Kubernetes => kubernetes(root)?,
     };
     for row in rows {
         if json {
@@ -115,6 +118,11 @@ fn build(root: &Path) -> Result<Vec<Row>> {
     #[expect(clippy::cast_precision_loss, reason = "a file size in MiB")]
     let mebibytes = size as f64 / 1_048_576.0;
     Ok(vec![Row::new("clean release build", "cargo", seconds, "s"), Row::new("size of the binary", "daisy", mebibytes, "MiB")])
+}
+
+fn kubernetes(root: &Path) -> Result<Vec<Row>> {
+    let measured = crate::kubernetes::bench(root)?;
+    Ok(measured.iter().map(|one| Row::new(&one.work, &one.who, one.value, one.unit)).collect())
 }
 
 fn sim(root: &Path) -> Result<Vec<Row>> {

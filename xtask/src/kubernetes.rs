@@ -2,11 +2,12 @@
 
 use std::path::{Path, PathBuf};
 
-use anyhow::{Context, Result};
+use anyhow::{Context, Result, bail};
 use clap::Subcommand;
 use daisy_kubernetes_tests::{bed, components, suite};
 
 use crate::image::Build;
+use crate::run::output;
 
 /// What to do with a bed.
 #[derive(Subcommand)]
@@ -117,6 +118,20 @@ pub(crate) struct Test {
     only: Vec<String>,
 }
 
+/// Measures on a bed of its own.
+pub(crate) fn bench(root: &Path) -> Result<Vec<suite::Measured>> {
+    let image = crate::image::run(root, Build::Release, None)?;
+    suite::bench(&suite::Options {
+        bed: "bench".to_owned(),
+        keep: false,
+        only: Vec::new(),
+        image,
+        image_name: format!("daisy:{}", env!("CARGO_PKG_VERSION")),
+        daisy: crate::image::target(root).join("image/daisy"),
+        hostile: None,
+    })
+}
+
 /// Runs them.
 pub(crate) fn test(root: &Path, options: Test) -> Result<()> {
     let wanted = match (options.dev, options.released) {
@@ -132,7 +147,22 @@ pub(crate) fn test(root: &Path, options: Test) -> Result<()> {
         image,
         image_name: format!("daisy:{}", env!("CARGO_PKG_VERSION")),
         daisy: crate::image::target(root).join("image/daisy"),
+        hostile: Some(hostile(root, options.dev)?),
     })
+}
+
+/// The broker's suite of hostile tests, as `cargo xtask test` builds it.
+fn hostile(root: &Path, dev: bool) -> Result<PathBuf> {
+    let profile: &[&str] = if dev { &["--package", "daisy-broker"] } else { &["--workspace", "--release"] };
+    let words = [&["cargo", "test", "--no-run", "--quiet", "--test", "hostile", "--message-format=json"], profile].concat();
+    let (ok, text) = output(root, &words)?;
+    if !ok {
+        bail!("{} failed", words.join(" "));
+    }
+    let messages = text.lines().filter_map(|line| serde_json::from_str::<serde_json::Value>(line).ok());
+    let mut built =
+        messages.filter(|m| m["target"]["name"] == "hostile").filter_map(|m| m["executable"].as_str().map(PathBuf::from));
+    built.next().with_context(|| format!("{} built nothing", words.join(" ")))
 }
 
 /// Puts the `daisy` that was built last into the path of commands on the bed's hosts, so that it is what is tried out there.

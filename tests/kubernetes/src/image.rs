@@ -85,6 +85,22 @@ impl Image {
         Ok(self.file(from, to))
     }
 
+    /// With a folder of this machine and all that is in it, its links followed.
+    ///
+    /// # Errors
+    /// When it cannot be read.
+    pub fn tree(mut self, from: &Path, to: &str) -> Result<Self> {
+        for entry in fs::read_dir(from).with_context(|| format!("reading {}", from.display()))? {
+            let (file, name) = {
+                let entry = entry?;
+                (entry.path(), entry.file_name())
+            };
+            let at = format!("{to}/{}", name.to_string_lossy());
+            self = if file.is_dir() { self.tree(&file, &at)? } else { self.file(&file, &at) };
+        }
+        Ok(self)
+    }
+
     fn add(&mut self, at: &str, entry: Entry) {
         // Whoever unpacks it wants each folder before what is in it, which is the order of names.
         let path = at.trim_start_matches('/');

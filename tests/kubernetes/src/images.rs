@@ -15,6 +15,11 @@ pub const TOOLS: &str = "localhost/tools:1";
 /// nginx, as Debian has it, with its configuration in /etc/nginx/nginx.conf.
 pub const NGINX: &str = "localhost/nginx:1";
 
+/// Redis with its own clients, as Debian has it.
+pub const REDIS: &str = "localhost/redis:1";
+/// PostgreSQL with its own clients, as Debian has it. Its server is the first of `/usr/lib/postgresql`.
+pub const POSTGRES: &str = "localhost/postgres:1";
+
 /// CoreDNS' image, as manifests name it.
 ///
 /// # Errors
@@ -63,7 +68,7 @@ pub fn pause(binaries: &Path) -> Result<PathBuf> {
 /// The applets of busybox that tests use.
 const APPLETS: &[&str] = &[
     "sh", "sleep", "cat", "echo", "ip", "ls", "head", "wc", "seq", "hostname", "test", "true", "kill", "ps", "dd", "date",
-    "grep",
+    "grep", "mkdir", "rm", "tail",
 ];
 
 /// The archive of [`TOOLS`].
@@ -125,6 +130,67 @@ pub fn nginx(folder: &Path) -> Result<PathBuf> {
         .folder("/tmp", 0o1777)
         .folder("/var/lib/nginx", 0o755)
         .folder("/var/log/nginx", 0o755);
+    image.write(&archive)?;
+    Ok(archive)
+}
+
+/// The shell and its applets, and as whom servers run.
+fn with_a_shell(image: Image) -> Result<Image> {
+    let image = image
+        .file(&programs::file("busybox")?, "/bin/busybox")
+        .folder("/tmp", 0o1777)
+        .text("/etc/nsswitch.conf", "hosts: files dns\n")
+        .text("/etc/passwd", "root:x:0:0:root:/:/bin/sh\nserver:x:999:999:server:/data:/bin/sh\n")
+        .text("/etc/group", "root:x:0:\nserver:x:999:\n");
+    Ok(APPLETS.iter().fold(image, |image, applet| image.link(&format!("/bin/{applet}"), "busybox")))
+}
+
+/// The archive of [`REDIS`].
+///
+/// # Errors
+/// When a program is missing.
+pub fn redis(folder: &Path) -> Result<PathBuf> {
+    let archive = folder.join("redis.tar");
+    // It keeps nothing: a pod that starts anew is empty.
+    let server = ["/usr/bin/redis-server", "--save", "", "--protected-mode", "no", "--dir", "/tmp"];
+    let mut image = with_a_shell(Image::new(REDIS, &server).user("999"))?;
+    for (name, at) in [("redis-check-rdb", "redis-server"), ("redis-cli", "redis-cli"), ("redis-benchmark", "redis-benchmark")]
+    {
+        // The server is the program that checks its files, by another name; and that comes without a service for this machine.
+        image = image.program(&programs::file(name)?.canonicalize()?, &format!("/usr/bin/{at}"))?;
+    }
+    image.write(&archive)?;
+    Ok(archive)
+}
+
+/// The archive of [`POSTGRES`].
+///
+/// # Errors
+/// When a program is missing.
+pub fn postgres(folder: &Path) -> Result<PathBuf> {
+    let archive = folder.join("postgres.tar");
+    let programs = programs::postgres()?;
+    let version = programs.parent().and_then(Path::file_name).context("PostgreSQL's version")?.to_string_lossy().into_owned();
+    let start = "mkdir -p /tmp/db && initdb -D /tmp/db -U postgres --auth=trust --no-locale -E UTF8 --no-sync > /tmp/initdb.log && \
+                 echo 'host all all all trust' >> /tmp/db/pg_hba.conf && \
+                 exec postgres -D /tmp/db -c listen_addresses='*' -c unix_socket_directories=/tmp -c fsync=off -c jit=off";
+    // Where Debian's packages have everything: the server finds its other files from where it is.
+    let (bin, library, share) = (
+        format!("/usr/lib/postgresql/{version}/bin"),
+        format!("/usr/lib/postgresql/{version}/lib"),
+        format!("/usr/share/postgresql/{version}"),
+    );
+    let mut image =
+        with_a_shell(Image::new(POSTGRES, &["/bin/sh", "-c", start]).user("999"))?.tree(Path::new(&share), &share)?;
+    for name in ["postgres", "initdb", "psql", "pgbench", "pg_isready"] {
+        image = image
+            .program(&programs.join(name), &format!("{bin}/{name}"))?
+            .link(&format!("/usr/bin/{name}"), &format!("{bin}/{name}"));
+    }
+    for name in ["plpgsql.so", "dict_snowball.so"] {
+        let file = format!("{library}/{name}");
+        image = image.program(Path::new(&file), &file)?;
+    }
     image.write(&archive)?;
     Ok(archive)
 }

@@ -5,7 +5,7 @@ use std::process::Command;
 
 use anyhow::{Context, Result, bail};
 
-/// A program, and the Debian package that it is in.
+/// What a bed needs: a program, and the Debian package that it is in.
 const NEEDED: &[(&str, &str)] = &[
     ("etcd", "etcd-server"),
     ("runc", "runc"),
@@ -15,14 +15,20 @@ const NEEDED: &[(&str, &str)] = &[
     ("nsenter", "util-linux"),
     ("mount", "mount"),
     ("busybox", "busybox-static"),
+    ("ldd", "libc-bin"),
+    ("strip", "binutils"),
+    ("rustc", "a Rust toolchain"),
+];
+
+/// What the tests run in clusters.
+const TESTED_WITH: &[(&str, &str)] = &[
     ("nginx", "nginx-light"),
     ("curl", "curl"),
     ("dig", "bind9-dnsutils"),
     ("nc", "netcat-openbsd"),
     ("getent", "libc-bin"),
-    ("ldd", "libc-bin"),
-    ("strip", "binutils"),
-    ("rustc", "a Rust toolchain"),
+    ("redis-check-rdb", "redis-tools"),
+    ("redis-benchmark", "redis-tools"),
 ];
 
 /// The oldest Go that builds the components.
@@ -49,12 +55,43 @@ pub fn file(name: &str) -> Result<PathBuf> {
     find(name).with_context(|| format!("{name}: not found; `cargo xtask kubernetes up` says what to install"))
 }
 
-/// Says all that is missing at once, with the line that installs it.
+/// The folder of PostgreSQL's programs: Debian keeps one for each version, out of the way.
+///
+/// # Errors
+/// When there is none.
+pub fn postgres() -> Result<PathBuf> {
+    let versions = std::fs::read_dir("/usr/lib/postgresql").into_iter().flatten().filter_map(Result::ok);
+    let mut folders: Vec<_> =
+        versions.map(|version| version.path().join("bin")).filter(|bin| bin.join("postgres").is_file()).collect();
+    folders.sort();
+    folders.pop().context("postgres: not found in /usr/lib/postgresql; `cargo xtask kubernetes up` says what to install")
+}
+
+/// Says all that a bed lacks at once, with the line that installs it.
 ///
 /// # Errors
 /// When something is missing.
 pub fn check() -> Result<()> {
-    let missing: Vec<_> = NEEDED.iter().filter(|(program, _)| find(program).is_none()).collect();
+    complain(&absent(NEEDED))
+}
+
+/// The same for what a bed and the tests on it want.
+///
+/// # Errors
+/// When something is missing.
+pub fn check_tests() -> Result<()> {
+    let mut missing = [absent(NEEDED), absent(TESTED_WITH)].concat();
+    if postgres().is_err() {
+        missing.push(("postgres", "postgresql"));
+    }
+    complain(&missing)
+}
+
+fn absent(programs: &[(&'static str, &'static str)]) -> Vec<(&'static str, &'static str)> {
+    programs.iter().filter(|(program, _)| find(program).is_none()).copied().collect()
+}
+
+fn complain(missing: &[(&str, &str)]) -> Result<()> {
     if missing.is_empty() {
         return Ok(());
     }

@@ -10,14 +10,13 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, bail};
 
-use super::dataplane::{On, client, node, server};
+use super::dataplane::{ECHO, On, client, node, pods, server};
+use super::discovery::full;
 use super::stage::{SOON, Stage, same, until};
 use super::supercluster::{daisy, start_broker};
 use super::workloads::ready;
 use super::{Case, case};
 
-/// Where the echo server listens.
-const ECHO: u16 = 9000;
 /// How long lookups may fail now and then after a DNS server was killed, the ten that are asked in a row included.
 const LOOKUPS: Duration = Duration::from_secs(15);
 /// How long a broker is away here. Hours are the simulation's.
@@ -36,6 +35,11 @@ pub(super) fn cases() -> Vec<Case> {
 }
 
 const CLUSTERS: [&str; 2] = ["staging", "local"];
+
+/// The name that is asked for, and the pod of local that asks.
+fn probe() -> (String, String) {
+    (full(&server("staging", On::NonGateway), "supercluster.local"), client(On::NonGateway))
+}
 
 /// The imports and their endpoints in a cluster: which objects they are.
 fn imports(stage: &Stage, cluster: &str) -> Result<BTreeMap<String, String>> {
@@ -57,8 +61,7 @@ fn imports(stage: &Stage, cluster: &str) -> Result<BTreeMap<String, String>> {
 
 /// Lets something happen while a connection stands and names are asked for, and looks whether either noticed.
 fn survives(stage: &mut Stage, what: impl FnOnce(&Stage) -> Result<()>) -> Result<()> {
-    let (remote, from) = (server("staging", On::NonGateway), client(On::NonGateway));
-    let name = remote.split_once('/').map(|(space, name)| format!("{name}.{space}.svc.supercluster.local")).unwrap_or_default();
+    let (name, from) = probe();
     let before: Vec<_> = CLUSTERS.iter().map(|cluster| imports(stage, cluster)).collect::<Result<_>>()?;
     if before.iter().all(BTreeMap::is_empty) {
         bail!("nothing is imported that could be lost");
@@ -100,20 +103,9 @@ fn survives(stage: &mut Stage, what: impl FnOnce(&Stage) -> Result<()>) -> Resul
     noticed
 }
 
-fn pods(stage: &Stage, cluster: &str, component: &str) -> Result<Vec<String>> {
-    let label = format!("app.kubernetes.io/component={component}");
-    let list = stage.get(cluster, &["-n", "daisy-system", "pods", "-l", &label])?;
-    let all = list["items"].as_array().into_iter().flatten();
-    let names: Vec<String> = all
-        .filter(|p| p["metadata"]["deletionTimestamp"].is_null())
-        .filter_map(|p| p["metadata"]["name"].as_str().map(|name| format!("daisy-system/{name}")))
-        .collect();
-    if names.is_empty() { bail!("{cluster} has no {component}") } else { Ok(names) }
-}
-
 fn all_ready(stage: &Stage, cluster: &str, component: &str, old: &[String]) -> Result<()> {
     let new = until(SOON, &format!("new {component} pods in {cluster}"), || {
-        let pods = pods(stage, cluster, component)?;
+        let pods = pods(stage, cluster, component, None)?;
         let fresh = pods.len() >= old.len() && !pods.iter().any(|pod| old.contains(pod));
         if fresh { Ok(pods) } else { bail!("there are {pods:?}") }
     })?;
@@ -128,20 +120,19 @@ fn kill(stage: &Stage, cluster: &str, pods: &[String]) -> Result<()> {
 }
 
 /// All of a kind at once, in one cluster after the other.
-fn kill_all(stage: &Stage, component: &str) -> Result<()> {
+pub(super) fn kill_all(stage: &Stage, component: &str) -> Result<()> {
     CLUSTERS.iter().try_for_each(|cluster| {
-        let old = pods(stage, cluster, component)?;
+        let old = pods(stage, cluster, component, None)?;
         kill(stage, cluster, &old)?;
         all_ready(stage, cluster, component, &old)
     })
 }
 
 /// One after the other, each once the one before it is back; names are asked for all the while.
-fn kill_one_by_one(stage: &Stage, component: &str) -> Result<()> {
-    let (remote, from) = (server("staging", On::NonGateway), client(On::NonGateway));
-    let name = remote.split_once('/').map(|(space, name)| format!("{name}.{space}.svc.supercluster.local")).unwrap_or_default();
+pub(super) fn kill_one_by_one(stage: &Stage, component: &str) -> Result<()> {
+    let (name, from) = probe();
     for cluster in CLUSTERS {
-        for pod in pods(stage, cluster, component)? {
+        for pod in pods(stage, cluster, component, None)? {
             kill(stage, cluster, std::slice::from_ref(&pod))?;
             let killed = Instant::now();
             // Until kube-proxy knows, a question may still be sent to who is gone, and CoreDNS says SERVFAIL then.
@@ -178,7 +169,7 @@ fn drain(stage: &Stage) -> Result<()> {
             let moved = drained.and_then(|()| {
                 ["syncer", "dns"].iter().try_for_each(|component| {
                     until(SOON, &format!("a {component} of {cluster} to be ready"), || {
-                        let all = pods(stage, cluster, component)?;
+                        let all = pods(stage, cluster, component, None)?;
                         all.iter().try_for_each(|pod| ready(stage, cluster, pod))
                     })
                 })
@@ -198,20 +189,20 @@ fn kill_api_servers(stage: &Stage) -> Result<()> {
         })?;
     }
     // What is written from now on comes through again.
-    let probe = "availability-probe";
-    stage.kubectl("staging", &["-n", "dataplane", "create", "service", "clusterip", probe, "--tcp=80"])?;
-    let exported = daisy(stage, "staging", &["export", "service", probe, "-n", "dataplane", "--context", "staging"]);
-    let full = format!("{probe}.dataplane.svc.supercluster.local");
+    let added = "availability-probe";
+    stage.kubectl("staging", &["-n", "dataplane", "create", "service", "clusterip", added, "--tcp=80"])?;
+    let exported = daisy(stage, "staging", &["export", "service", added, "-n", "dataplane", "--context", "staging"]);
+    let name = full(&format!("dataplane/{added}"), "supercluster.local");
     let seen = exported.and_then(|_| {
-        until(SOON, &format!("{full} to be known in local"), || {
-            let status = stage.dig("local", &client(On::NonGateway), &full, "A")?.0;
-            same(&full, &"NOERROR".to_owned(), &status)
+        until(SOON, &format!("{name} to be known in local"), || {
+            let status = stage.dig("local", &client(On::NonGateway), &name, "A")?.0;
+            same(&name, &"NOERROR".to_owned(), &status)
         })
     });
-    daisy(stage, "staging", &["unexport", "service", probe, "-n", "dataplane", "--context", "staging"])?;
-    stage.kubectl("staging", &["-n", "dataplane", "delete", "service", probe])?;
+    daisy(stage, "staging", &["unexport", "service", added, "-n", "dataplane", "--context", "staging"])?;
+    stage.kubectl("staging", &["-n", "dataplane", "delete", "service", added])?;
     seen?;
-    super::walk::gone(stage, "local", &full)
+    super::walk::gone(stage, "local", &name)
 }
 
 fn broker_away(stage: &Stage) -> Result<()> {

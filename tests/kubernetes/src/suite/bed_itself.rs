@@ -37,7 +37,7 @@ pub(super) fn after() -> Vec<Case> {
     vec![case("bed: a second bed beside the first; killed at once, down leaves nothing", second_bed)]
 }
 
-fn load(stage: &mut Stage) -> Result<()> {
+pub(super) fn load(stage: &mut Stage) -> Result<()> {
     let folder = stage.bed.folder().join("images");
     for archive in [images::tools(&folder)?, images::nginx(&folder)?, stage.options.image.clone()] {
         stage.bed.load_image(&archive, None)?;

@@ -16,7 +16,7 @@ use crate::bed::plan::BROKER_ADDRESS;
 /// How much data goes each way: Submariner's `--packet-size`.
 const BYTES: usize = 3000;
 /// Where the echo server listens.
-const ECHO: u16 = 9000;
+pub(super) const ECHO: u16 = 9000;
 const NAMESPACE: &str = "dataplane";
 /// What gateways are called in full, since the Gateway API has `gateways` too.
 const GATEWAYS: &str = "gateways.daisy.supercluster.local";
@@ -204,15 +204,24 @@ fn all_ways(stage: &Stage) -> Result<()> {
     Ok(())
 }
 
+/// Daisy's pods of a component, those on a node or all: at least one.
+pub(super) fn pods(stage: &Stage, cluster: &str, component: &str, node: Option<&str>) -> Result<Vec<String>> {
+    let label = format!("app.kubernetes.io/component={component}");
+    let field = node.map(|node| format!("spec.nodeName={node}"));
+    let mut words = vec!["-n", "daisy-system", "pods", "-l", &label];
+    words.extend(field.iter().flat_map(|field| ["--field-selector", field.as_str()]));
+    let list = stage.get(cluster, &words)?;
+    let all = list["items"].as_array().into_iter().flatten();
+    let names: Vec<String> = all
+        .filter(|pod| pod["metadata"]["deletionTimestamp"].is_null())
+        .filter_map(|pod| pod["metadata"]["name"].as_str().map(|name| format!("daisy-system/{name}")))
+        .collect();
+    if names.is_empty() { bail!("{cluster} has no {component} pod on {}", node.unwrap_or("any node")) } else { Ok(names) }
+}
+
 /// A pod of Daisy's on a node.
 fn pod_of(stage: &Stage, cluster: &str, component: &str, node: &str) -> Result<String> {
-    let (label, field) = (format!("app.kubernetes.io/component={component}"), format!("spec.nodeName={node}"));
-    let list = stage.get(cluster, &["-n", "daisy-system", "pods", "-l", &label, "--field-selector", &field])?;
-    let names = list["items"].as_array().into_iter().flatten();
-    let mut names =
-        names.filter(|p| p["metadata"]["deletionTimestamp"].is_null()).filter_map(|p| p["metadata"]["name"].as_str());
-    let name = names.next().with_context(|| format!("no {component} pod on {node}"))?;
-    Ok(format!("daisy-system/{name}"))
+    Ok(pods(stage, cluster, component, Some(node))?.swap_remove(0))
 }
 
 /// Deletes a pod of Daisy's, and waits for the next one to be ready.

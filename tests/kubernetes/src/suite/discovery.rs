@@ -41,7 +41,7 @@ pub(super) fn cases() -> Vec<Case> {
     ]
 }
 
-fn full(service: &str, zone: &str) -> String {
+pub(super) fn full(service: &str, zone: &str) -> String {
     let (space, name) = service.split_once('/').unwrap_or(("default", service));
     format!("{name}.{space}.svc.{zone}")
 }

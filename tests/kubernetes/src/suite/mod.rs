@@ -2,9 +2,12 @@
 
 mod availability;
 mod bed_itself;
+mod bench;
 mod dataplane;
 mod discovery;
+mod kubernetes_broker;
 mod report;
+mod stack;
 mod stage;
 mod supercluster;
 mod walk;
@@ -16,6 +19,8 @@ use std::time::Instant;
 use anyhow::Result;
 
 use crate::bed::{self, Bed};
+use crate::programs;
+pub use bench::{Measured, bench};
 use report::Report;
 use stage::Stage;
 
@@ -34,6 +39,8 @@ pub struct Options {
     pub image_name: String,
     /// The `daisy` that is typed on the clusters' hosts.
     pub daisy: PathBuf,
+    /// The broker's suite of hostile tests, built.
+    pub hostile: Option<PathBuf>,
 }
 
 /// One case: its name, and what it does.
@@ -59,8 +66,10 @@ fn cases() -> Vec<Case> {
     cases.extend(walk::cases());
     cases.extend(dataplane::cases());
     cases.extend(availability::cases());
+    cases.extend(stack::cases());
     cases.extend(discovery::cases());
     cases.extend(supercluster::end());
+    cases.extend(kubernetes_broker::cases());
     cases.extend(bed_itself::after());
     cases
 }
@@ -70,6 +79,7 @@ fn cases() -> Vec<Case> {
 /// # Errors
 /// When a case fails, after all that can be run have been.
 pub fn run(options: &Options) -> Result<()> {
+    programs::check_tests()?;
     let started = Instant::now();
     let bed = match Bed::open(&options.bed) {
         Ok(bed) if options.keep => bed,

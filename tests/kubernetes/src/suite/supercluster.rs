@@ -19,6 +19,8 @@ const JOIN: Duration = Duration::from_secs(30);
 const RELOAD: Duration = Duration::from_secs(180);
 /// Where the broker keeps its data; its host's own.
 const BROKER_DATA: &str = "/var/lib/daisy-broker";
+/// The invitation that it writes.
+pub(super) const INFO: &str = "broker-info.daisy";
 /// How a user reaches it as its administrator.
 pub(super) const BROKER_KUBECONFIG: &str = "/var/lib/daisy-broker/admin.kubeconfig";
 
@@ -26,7 +28,7 @@ pub(super) fn begin() -> Vec<Case> {
     vec![
         needed("walk: deploy-broker --embedded on a host of its own", broker),
         needed("walk: every cluster joins, within 30 s each", join_all),
-        needed("walk: every cluster's CoreDNS has taken up the zones", zones),
+        needed("walk: every cluster's CoreDNS has taken up the zones", |s| everywhere(s, |s, c| zones(s, &c.name))),
         needed("walk: those behind NAT are connected to the one that is reachable", connected),
     ]
 }
@@ -68,12 +70,12 @@ pub(super) fn start_broker(stage: &Stage) -> Result<()> {
 }
 
 fn broker(stage: &mut Stage) -> Result<()> {
-    let file = stage.bed.folder().join("work/broker-info.daisy");
+    let file = stage.bed.folder().join("work").join(INFO);
     if stage.options.keep && broker_answers(stage).is_ok() && file.exists() {
         return Ok(());
     }
     start_broker(stage)?;
-    until(SOON, "broker-info.daisy to be written", || {
+    until(SOON, "the invitation to be written", || {
         if file.exists() { Ok(()) } else { Err(anyhow!("{} is not there", file.display())) }
     })
 }
@@ -89,10 +91,10 @@ fn corefile(stage: &Stage, cluster: &str) -> Result<String> {
 }
 
 /// Joins one cluster; how long it took.
-pub(super) fn join(stage: &Stage, cluster: &str) -> Result<Duration> {
+pub(super) fn join(stage: &Stage, cluster: &str, info: &str) -> Result<Duration> {
     let started = Instant::now();
     let image = &stage.options.image_name;
-    let words = ["join", "broker-info.daisy", "--context", cluster, "--clusterid", cluster, "--image", image, "--hold", "2s"];
+    let words = ["join", info, "--context", cluster, "--clusterid", cluster, "--image", image, "--hold", "2s"];
     daisy(stage, cluster, &words)?;
     Ok(started.elapsed())
 }
@@ -111,7 +113,7 @@ fn everywhere(stage: &Stage, what: impl Fn(&Stage, &Cluster) -> Result<()> + Syn
 
 fn join_all(stage: &mut Stage) -> Result<()> {
     everywhere(stage, |stage, cluster| {
-        let took = join(stage, &cluster.name).with_context(|| pods(stage, &cluster.name))?;
+        let took = join(stage, &cluster.name, INFO).with_context(|| pods(stage, &cluster.name))?;
         println!("                  {} joined in {:.1} s", cluster.name, took.as_secs_f64());
         if took > JOIN {
             bail!("joining {} took {:.1} s", cluster.name, took.as_secs_f64());
@@ -121,20 +123,17 @@ fn join_all(stage: &mut Stage) -> Result<()> {
 }
 
 /// A changed ConfigMap comes to CoreDNS when its kubelet next looks at the pod, and CoreDNS looks at the file every 30 s.
-fn zones(stage: &mut Stage) -> Result<()> {
-    everywhere(stage, |stage, cluster| {
-        let started = Instant::now();
-        let name = &cluster.name;
-        // Two CoreDNS pods, each in its own time: both have it when many questions in a row are answered.
-        until(RELOAD, &format!("dns-version.supercluster.local in {name}"), || {
-            (0..6).try_for_each(|_| {
-                let (status, data) = stage.dig(name, "bed/client", "dns-version.supercluster.local", "TXT")?;
-                same("dns-version.supercluster.local", &("NOERROR", 1), &(status.as_str(), data.len()))
-            })
-        })?;
-        println!("                  {name}'s CoreDNS answered {:.1} s later", started.elapsed().as_secs_f64());
-        Ok(())
-    })
+pub(super) fn zones(stage: &Stage, cluster: &str) -> Result<()> {
+    let started = Instant::now();
+    // Two CoreDNS pods, each in its own time: both have it when many questions in a row are answered.
+    until(RELOAD, &format!("dns-version.supercluster.local in {cluster}"), || {
+        (0..6).try_for_each(|_| {
+            let (status, data) = stage.dig(cluster, "bed/client", "dns-version.supercluster.local", "TXT")?;
+            same("dns-version.supercluster.local", &("NOERROR", 1), &(status.as_str(), data.len()))
+        })
+    })?;
+    println!("                  {cluster}'s CoreDNS answered {:.1} s later", started.elapsed().as_secs_f64());
+    Ok(())
 }
 
 /// What Daisy's pods in a cluster do, for a message.
@@ -151,7 +150,7 @@ pub(super) fn is_connected(stage: &Stage, cluster: &str, to: &str) -> Result<()>
     if list.as_array().is_some_and(|list| list.iter().any(up)) { Ok(()) } else { bail!("{cluster}'s connections: {list}") }
 }
 
-fn connected(stage: &mut Stage) -> Result<()> {
+pub(super) fn connected(stage: &mut Stage) -> Result<()> {
     for cluster in stage.bed.plan.clusters.iter().filter(|c| c.nat) {
         until(SOON, &format!("{} to be connected to staging", cluster.name), || is_connected(stage, &cluster.name, "staging"))?;
     }
@@ -175,7 +174,7 @@ fn third_cluster(stage: &mut Stage) -> Result<()> {
     leave(stage, &third)?;
     until(SOON, "staging to forget c3", || known(stage, false))?;
     is_connected(stage, "local", "staging").context("the others, meanwhile")?;
-    join(stage, "c3")?;
+    join(stage, "c3", INFO)?;
     until(SOON, "staging to know c3 again", || known(stage, true))?;
     until(SOON, "c3 to be connected", || is_connected(stage, "c3", "staging"))
 }
@@ -187,7 +186,7 @@ fn leave_all(stage: &mut Stage) -> Result<()> {
 }
 
 /// Every kind of object, every node's network, the cluster's DNS.
-fn nothing_left(stage: &Stage, cluster: &Cluster) -> Result<()> {
+pub(super) fn nothing_left(stage: &Stage, cluster: &Cluster) -> Result<()> {
     let name = &cluster.name;
     let kinds = "namespaces,customresourcedefinitions,clusterroles,clusterrolebindings,services,endpointslices,configmaps,secrets,\
                  serviceaccounts,pods,servicecidrs,validatingadmissionpolicies,validatingadmissionpolicybindings";

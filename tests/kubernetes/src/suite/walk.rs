@@ -1,5 +1,6 @@
 //! The walk: what Daisy promises, with the published pattern's own `dnsConfig`.
 
+use std::collections::BTreeSet;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, bail};
@@ -23,6 +24,7 @@ pub(super) fn cases() -> Vec<Case> {
         needed("walk: clients run with dnsConfig.searches: [supercluster.local]", clients),
         needed("walk: an export in staging answers in local, where not even its namespace exists", export),
         case("walk: the name, from outside of the pattern too; other names are as before", names),
+        case("walk: each cluster says who it is, and the MCS API is served in both versions", says_who_it_is),
         case("walk: the source address is kept", source),
         case("walk: the exported Service's own ClusterIP answers", own_cluster_ip),
         case("walk: what is not exported is not reachable: not by name, ClusterIP or pod address", unexported),
@@ -95,6 +97,31 @@ fn names(stage: &mut Stage) -> Result<()> {
     }
     let outside = stage.getent("local", CLIENT, "www.example.com")?.context("getent hosts www.example.com found nothing")?;
     same("www.example.com, through the search list", &"www.example.com".to_owned(), &outside.1)
+}
+
+fn says_who_it_is(stage: &mut Stage) -> Result<()> {
+    let mut sets = BTreeSet::new();
+    for cluster in stage.bed.plan.clusters.clone() {
+        let value = |name: &str| {
+            let object = stage.get(&cluster.name, &["clusterproperties.about.k8s.io", name])?;
+            Ok::<_, anyhow::Error>(object["spec"]["value"].as_str().unwrap_or_default().to_owned())
+        };
+        same("cluster.clusterset.k8s.io", &cluster.name, &value("cluster.clusterset.k8s.io")?)?;
+        sets.insert(value("clusterset.k8s.io")?);
+    }
+    if sets.len() != 1 || sets.iter().any(String::is_empty) {
+        bail!("expected the same clusterset.k8s.io everywhere, saw {sets:?}");
+    }
+    for version in ["v1alpha1", "v1beta1"] {
+        let export =
+            stage.get("staging", &["-n", "nginx", &format!("serviceexports.{version}.multicluster.x-k8s.io"), "nginx"])?;
+        same(
+            "apiVersion",
+            &format!("multicluster.x-k8s.io/{version}"),
+            &export["apiVersion"].as_str().unwrap_or_default().to_owned(),
+        )?;
+    }
+    Ok(())
 }
 
 fn source(stage: &mut Stage) -> Result<()> {

@@ -6,6 +6,11 @@ use serde_json::{Value, json};
 use super::stage::{SOON, Stage, until};
 use crate::images;
 
+/// Where Redis listens.
+pub(super) const REDIS: u16 = 6379;
+/// Where PostgreSQL listens.
+pub(super) const POSTGRES: u16 = 5432;
+
 /// A namespace.
 pub(super) fn namespace(stage: &Stage, cluster: &str, name: &str) -> Result<()> {
     stage
@@ -25,12 +30,13 @@ pub(super) struct Pod<'a> {
     pub(super) host_network: bool,
     pub(super) searches: &'a [&'a str],
     echo: Option<u16>,
+    idle: bool,
 }
 
 impl<'a> Pod<'a> {
     /// A client with a shell.
     pub(super) fn client(cluster: &'a str, name: &'a str) -> Self {
-        Self { cluster, name, node: None, image: images::TOOLS, host_network: false, searches: &[], echo: None }
+        Self { cluster, name, node: None, image: images::TOOLS, host_network: false, searches: &[], echo: None, idle: false }
     }
 
     /// A web server.
@@ -60,6 +66,24 @@ impl<'a> Pod<'a> {
         self
     }
 
+    /// Of another image.
+    pub(super) fn of(mut self, image: &'static str) -> Self {
+        self.image = image;
+        self
+    }
+
+    /// Not the image's server, only its other programs, for `kubectl exec`.
+    pub(super) fn idle(mut self) -> Self {
+        self.idle = true;
+        self
+    }
+
+    /// Where its server listens, if it is one.
+    fn port(&self) -> Option<u16> {
+        let servers = [(images::NGINX, 80), (images::REDIS, REDIS), (images::POSTGRES, POSTGRES)];
+        servers.into_iter().find(|(image, _)| *image == self.image && !self.idle).map(|(_, port)| port)
+    }
+
     /// Makes it, with its namespace, and does not wait.
     pub(super) fn make(&self, stage: &Stage) -> Result<()> {
         let (space, name) = self.name.split_once('/').unwrap_or(("default", self.name));
@@ -78,8 +102,11 @@ impl<'a> Pod<'a> {
             "enableServiceLinks": false,
             "containers": [{"name": name, "image": self.image, "imagePullPolicy": "Never"}],
         });
-        if self.image == images::NGINX {
-            spec["containers"][0]["readinessProbe"] = json!({"tcpSocket": {"port": 80}, "periodSeconds": 1});
+        if let Some(port) = self.port() {
+            spec["containers"][0]["readinessProbe"] = json!({"tcpSocket": {"port": port}, "periodSeconds": 1});
+        }
+        if self.idle {
+            spec["containers"][0]["command"] = json!(["/bin/sleep", "infinity"]);
         }
         if let (Some(port), Some(containers)) = (self.echo, spec["containers"].as_array_mut()) {
             let command = ["/bin/busybox", "nc", "-ll", "-p", &port.to_string(), "-e", "/bin/cat"];
@@ -127,12 +154,14 @@ pub(super) struct Service<'a> {
     /// The label `app` of its pods; none for a Service without a selector.
     pub(super) app: Option<&'a str>,
     pub(super) headless: bool,
+    /// Its port, and its pods'.
+    pub(super) port: u16,
     pub(super) echo: Option<u16>,
 }
 
 impl<'a> Service<'a> {
     pub(super) fn new(cluster: &'a str, name: &'a str, app: &'a str) -> Self {
-        Self { cluster, name, app: Some(app), headless: false, echo: None }
+        Self { cluster, name, app: Some(app), headless: false, port: 80, echo: None }
     }
 
     /// With its pods' port for echoes, too.
@@ -145,7 +174,8 @@ impl<'a> Service<'a> {
     pub(super) fn make(&self, stage: &Stage) -> Result<()> {
         let (space, name) = self.name.split_once('/').unwrap_or(("default", self.name));
         namespace(stage, self.cluster, space)?;
-        let mut spec = json!({"ports": [{"name": "http", "port": 80, "protocol": "TCP", "targetPort": 80}]});
+        let port = if self.port == 80 { "http" } else { "server" };
+        let mut spec = json!({"ports": [{"name": port, "port": self.port, "protocol": "TCP", "targetPort": self.port}]});
         if let (Some(port), Some(ports)) = (self.echo, spec["ports"].as_array_mut()) {
             ports.push(json!({"name": "echo", "port": port, "protocol": "TCP", "targetPort": port}));
         }
