@@ -19,6 +19,7 @@
 //! and that allows at least what the Member may export: an invitation for those who only consume cannot take a name that exports.
 
 mod action;
+mod attempts;
 pub mod denial;
 mod judge;
 mod observed;
@@ -30,7 +31,6 @@ use std::collections::{BTreeMap, BTreeSet};
 use daisy_api::labels::{INVITED_GRANT, MANAGED_BY, MANAGED_BY_DAISY};
 use daisy_api::{
     Cluster, ClusterId, Heartbeat, Invitation, InvitationStatus, JoinPhase, JoinRequest, JoinRequestStatus, Member, MemberSpec,
-    Ranges,
 };
 use k8s_openapi::api::core::v1::Namespace;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
@@ -39,7 +39,8 @@ use kube::ResourceExt;
 
 pub use action::{Action, Admission, Change, Ending, Outcome};
 
-use judge::{Reservation, Verdict, World};
+use attempts::Attempts;
+use judge::{Verdict, World};
 use observed::{Asked, Observed};
 
 /// What can be set.
@@ -101,19 +102,11 @@ pub struct Registrar {
     timers: BTreeSet<(Timestamp, Work)>,
     backoff: BTreeMap<Work, Backoff>,
     in_flight: Option<(Work, Action)>,
-    /// Admissions that failed on the way: their ranges may be a Member's by now.
-    attempts: BTreeMap<String, Attempt>,
-}
-
-#[derive(Debug, Clone)]
-struct Attempt {
-    id: ClusterId,
-    invitation: String,
-    ranges: Ranges,
+    attempts: Attempts,
 }
 
 impl Registrar {
-    /// A registrar that knows nothing yet. It acts once every kind was listed.
+    /// A registrar that knows nothing yet. It acts once every kind was listed, and not while one is being listed anew.
     #[must_use]
     pub fn new(options: Options) -> Self {
         Self {
@@ -123,7 +116,7 @@ impl Registrar {
             timers: BTreeSet::new(),
             backoff: BTreeMap::new(),
             in_flight: None,
-            attempts: BTreeMap::new(),
+            attempts: Attempts::default(),
         }
     }
 
@@ -133,7 +126,7 @@ impl Registrar {
         self.observed.members()
     }
 
-    /// Whether every kind was listed.
+    /// Whether every kind was listed, and none is being listed anew.
     #[must_use]
     pub fn synced(&self) -> bool {
         self.observed.synced()
@@ -148,7 +141,11 @@ impl Registrar {
     /// Takes in changes of Members.
     pub fn handle_members(&mut self, change: Change<Member>, now: Timestamp) {
         self.observed.advance(now);
+        let deleted = matches!(change, Change::Deleted(_));
         for id in self.observed.apply_members(change, now, self.options.orphan_kept) {
+            if deleted {
+                self.attempts.ended(&id);
+            }
             self.queue.insert(Work::Namespace(id.clone()));
             self.queue.insert(Work::Member(id));
         }
@@ -159,7 +156,8 @@ impl Registrar {
         let names = self.observed.requests(change, now);
         self.queue.extend(names.into_iter().map(Work::Request));
         let observed = &self.observed;
-        self.attempts.retain(|name, _| observed.asked(name).is_some());
+        let over = self.attempts.forget(|name| observed.asked(name).is_some());
+        self.queue.extend(over.into_iter().map(Work::Namespace));
     }
 
     /// A JoinRequest that is there but does not parse.
@@ -201,12 +199,15 @@ impl Registrar {
             let not_before = now.saturating_add(pause).unwrap_or(Timestamp::MAX);
             self.backoff.insert(work.clone(), Backoff { failures, not_before });
             self.timers.insert((not_before, work));
-            if let Action::Admit(admission) = action
-                && let Some(id) = admission.id()
-            {
-                let ranges = judge::ranges_of(&admission.member.spec);
-                self.attempts.insert(admission.request, Attempt { id, invitation: admission.invitation, ranges });
-            }
+            let asker = match &action {
+                Action::Answer { request, .. } => self.observed.asker(request),
+                Action::Admit(_)
+                | Action::EndMember { .. }
+                | Action::RemoveCluster { .. }
+                | Action::DeleteRequest { .. }
+                | Action::DeleteInvitation { .. } => None,
+            };
+            self.attempts.failed(action, asker);
             return;
         }
         self.backoff.remove(&work);
@@ -217,11 +218,11 @@ impl Registrar {
     fn done(&mut self, action: Action, outcome: Outcome, now: Timestamp) {
         match action {
             Action::Answer { request, status, .. } => {
-                self.attempts.remove(&request);
+                self.forget_attempt(&request);
                 self.observed.answered(request, status);
             }
             Action::Admit(admission) => {
-                self.attempts.remove(&admission.request);
+                self.forget_attempt(&admission.request);
                 let (Some(id), Outcome::Admitted(member)) = (admission.id(), outcome) else { return };
                 self.observed.used(&admission.invitation, id.clone());
                 self.observed.wrote_member(id.clone(), *member);
@@ -230,6 +231,7 @@ impl Registrar {
             }
             Action::EndMember { id, uid, why } => {
                 self.observed.ended(&id, &uid, why == Ending::Left, now);
+                self.attempts.ended(&id);
                 self.queue.insert(Work::Namespace(id));
             }
             Action::RemoveCluster { id } => self.observed.removed(&id),
@@ -238,7 +240,7 @@ impl Registrar {
         }
     }
 
-    /// The next thing to do; `None` while there is nothing, while something is being done, and until every kind was listed.
+    /// The next thing to do; `None` while there is nothing, while something is being done, and until every kind was listed (anew).
     pub fn poll_action(&mut self, now: Timestamp) -> Option<Action> {
         self.observed.advance(now);
         if self.in_flight.is_some() || !self.observed.synced() {
@@ -305,12 +307,23 @@ impl Registrar {
     }
 
     fn evaluate_namespace(&mut self, id: &ClusterId, now: Timestamp) -> Option<Action> {
-        let at = self.observed.orphaned(id)?;
+        let at = self.orphaned(id)?;
         if at <= now {
             return Some(Action::RemoveCluster { id: id.clone() });
         }
         self.timers.insert((at, Work::Namespace(id.clone())));
         None
+    }
+
+    /// When a namespace without a Member is to go. After an admission that failed on the way, its Member may be there and the watch
+    /// that tells of it late.
+    fn orphaned(&self, id: &ClusterId) -> Option<Timestamp> {
+        self.observed.orphaned(id).filter(|_| !self.attempts.may_stand(id))
+    }
+
+    /// An attempt is over: what it kept from being removed may have to be.
+    fn forget_attempt(&mut self, request: &str) {
+        self.queue.extend(self.attempts.over(request).map(Work::Namespace));
     }
 
     fn evaluate_invitation(&mut self, name: &str, now: Timestamp) -> Option<Action> {
@@ -345,15 +358,17 @@ impl Registrar {
             }
         };
         let id = spec.cluster_id.clone();
-        let (first, action) = if self.observed.orphaned(&id).is_some() {
+        let (first, action) = if self.orphaned(&id).is_some() {
             // What a former member of this ID left goes before the new one comes.
             (Work::Namespace(id.clone()), Action::RemoveCluster { id })
         } else {
-            let verdict = judge::judge(&self.world(&spec.invitation, now), &name, spec);
+            let verdict = judge::judge(&self.world(&spec.invitation, asked.made, now), &name, spec);
+            let spec = spec.clone();
             let action = self.act(&name, verdict, now)?;
             if !matches!(action, Action::EndMember { .. }) {
                 return Some((work, action));
             }
+            self.attempts.replaces(name, &spec);
             (Work::Member(id), action)
         };
         // Something else has to be done before the request, with a backoff of its own.
@@ -374,21 +389,17 @@ impl Registrar {
         status.reserved_until.as_ref().map_or(kept, |until| kept.max(until.0))
     }
 
-    fn world(&self, invitation: &str, now: Timestamp) -> World<'_> {
+    fn world(&self, invitation: &str, made: Timestamp, now: Timestamp) -> World<'_> {
         let members = self.observed.members();
         let reserved = self.observed.reservations(now);
-        let attempted = self.attempts.values().map(|attempt| Reservation {
-            id: &attempt.id,
-            invitation: &attempt.invitation,
-            ranges: &attempt.ranges,
-        });
         World {
             options: &self.options,
             invitation: self.observed.invitation(invitation),
             used: self.uses(invitation),
             members,
             // What an attempt may have written counts beside what its Member was seen to have.
-            reservations: reserved.filter(|one| !members.contains_key(one.id)).chain(attempted).collect(),
+            reservations: reserved.filter(|one| !members.contains_key(one.id)).chain(self.attempts.reservations()).collect(),
+            made,
             now,
         }
     }
@@ -396,8 +407,7 @@ impl Registrar {
     /// The clusters that have joined by an invitation.
     fn uses(&self, invitation: &str) -> BTreeSet<ClusterId> {
         let mut used = self.observed.uses(invitation);
-        let attempts = self.attempts.values().filter(|attempt| attempt.invitation == invitation);
-        used.extend(attempts.map(|attempt| attempt.id.clone()));
+        used.extend(self.attempts.uses(invitation).cloned());
         used
     }
 

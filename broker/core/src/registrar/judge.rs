@@ -28,6 +28,8 @@ pub(super) struct World<'a> {
     pub(super) members: &'a BTreeMap<ClusterId, Member>,
     /// Live ones of IDs that are no members, and what admissions that failed on the way may have written.
     pub(super) reservations: Vec<Reservation<'a>>,
+    /// When the request was made.
+    pub(super) made: Timestamp,
     pub(super) now: Timestamp,
 }
 
@@ -87,7 +89,8 @@ fn invited<'a>(world: &World<'a>, name: &str, spec: &JoinRequestSpec) -> Result<
     let unknown = || Denial::InvitationUnknown { invitation: spec.invitation.clone() };
     let invitation = world.invitation.ok_or_else(unknown)?;
     let expired = invitation.spec.expires.0;
-    if expired <= world.now {
+    // Of the time when it was asked: an admission that failed on the way is not refused for the time that this took.
+    if expired <= world.made {
         return Err(Denial::InvitationExpired { invitation: spec.invitation.clone(), expired });
     }
     if !request::verify(&world.options.broker_id, name, spec) {

@@ -24,6 +24,8 @@ pub(super) const STEP: SignedDuration = SignedDuration::from_mins(10);
 pub(super) struct Asked {
     /// The later of its creation and the time when it was first seen.
     pub(super) since: Timestamp,
+    /// Its creation, by the API server's clock.
+    pub(super) made: Timestamp,
     /// What it asks, or why that does not parse.
     pub(super) spec: Result<JoinRequestSpec, String>,
     status: JoinRequestStatus,
@@ -92,11 +94,19 @@ fn older(version: &str, than: &str) -> bool {
     }
 }
 
+/// A list begins anew, and has changed nothing yet.
+fn unlisted<T>(listed: &mut bool) -> Vec<T> {
+    *listed = false;
+    Vec::new()
+}
+
 fn uid_of<K: ResourceExt>(object: &K) -> String {
     object.uid().unwrap_or_default()
 }
 
 impl Observed {
+    /// Whether every kind was listed, and none is being listed anew: the broker may have come back on an older copy, where half of
+    /// what is known is of another time.
     pub(super) fn synced(&self) -> bool {
         let Lists { invitations, members, requests, clusters, heartbeats, namespaces } = self.lists;
         invitations && members && requests && clusters && heartbeats && namespaces
@@ -146,7 +156,7 @@ impl Observed {
             }
         };
         match change {
-            Change::Listing => {}
+            Change::Listing => self.lists.heartbeats = false,
             Change::Listed(all) => {
                 all.iter().for_each(&mut hear);
                 self.lists.heartbeats = true;
@@ -168,7 +178,7 @@ impl Observed {
 
     pub(super) fn invitations(&mut self, change: Change<Invitation>) -> Vec<String> {
         match change {
-            Change::Listing => Vec::new(),
+            Change::Listing => unlisted(&mut self.lists.invitations),
             Change::Listed(all) => {
                 self.lists.invitations = true;
                 let names: BTreeSet<String> = all.iter().map(ResourceExt::name_any).collect();
@@ -223,14 +233,15 @@ impl Observed {
         match change {
             Change::Listing => {
                 self.members_list += 1;
-                Vec::new()
+                unlisted(&mut self.lists.members)
             }
             Change::Listed(all) => {
                 self.lists.members = true;
                 let list = self.members_list;
                 let uids: BTreeSet<String> = all.iter().map(uid_of).collect();
-                self.gone.retain(|uid, at| *at >= list || uids.contains(uid));
-                self.written.retain(|_, written| written.list >= list || uids.contains(&written.uid));
+                // One that was asked for later is believed: the broker may have come back on an older copy.
+                self.gone.retain(|_, at| *at >= list);
+                self.written.retain(|_, written| written.list >= list);
                 let written = &self.written;
                 let lost: Vec<ClusterId> = self
                     .members
@@ -243,13 +254,9 @@ impl Observed {
                 }
                 let mut changed: Vec<ClusterId> = all.into_iter().filter_map(|member| self.apply_member(member)).collect();
                 let later = now.saturating_add(kept).unwrap_or(Timestamp::MAX);
-                lost.into_iter().for_each(|id| {
-                    self.orphan(&id, later);
-                    changed.push(id);
-                });
-                // Namespaces that were listed before their Members were.
-                let orphans: Vec<ClusterId> =
-                    self.namespaces.iter().filter(|id| !self.members.contains_key(*id)).cloned().collect();
+                // Another Member of the name of one that is lost may be there; and namespaces may be listed before their Members are.
+                let orphans = self.namespaces.iter().chain(&lost).filter(|id| !self.members.contains_key(*id));
+                let orphans: BTreeSet<ClusterId> = orphans.cloned().collect();
                 orphans.iter().for_each(|id| self.orphan(id, later));
                 changed.extend(orphans);
                 changed
@@ -332,7 +339,7 @@ impl Observed {
             (cluster.name_any() == id.as_str()).then(|| (id, (uid_of(cluster), cluster.spec.leaving)))
         };
         match change {
-            Change::Listing => Vec::new(),
+            Change::Listing => unlisted(&mut self.lists.clusters),
             Change::Listed(all) => {
                 self.lists.clusters = true;
                 self.clusters = all.iter().filter_map(parse).collect();
@@ -369,7 +376,7 @@ impl Observed {
             ClusterId::from_broker_namespace(&namespace.name_any()).map(|id| (id, lives))
         };
         let found: Vec<(ClusterId, bool)> = match &change {
-            Change::Listing => Vec::new(),
+            Change::Listing => unlisted(&mut self.lists.namespaces),
             Change::Listed(all) => {
                 self.lists.namespaces = true;
                 let all: Vec<_> = all.iter().filter_map(parse).collect();
@@ -389,6 +396,7 @@ impl Observed {
                 continue;
             }
             self.namespaces.insert(id.clone());
+            // What a list of Members that is under way does not name is an orphan once it has come.
             if self.lists.members && !self.members.contains_key(&id) {
                 self.orphan(&id, later);
                 orphans.push(id);
@@ -415,6 +423,11 @@ impl Observed {
         self.requests.get(name)
     }
 
+    /// Who made a request that parses.
+    pub(super) fn asker(&self, name: &str) -> Option<ClusterId> {
+        Some(self.asked(name)?.spec.as_ref().ok()?.cluster_id.clone())
+    }
+
     /// A request's status: as answered here, or as seen.
     pub(super) fn status<'a>(&'a self, name: &str, asked: &'a Asked) -> &'a JoinRequestStatus {
         self.answered.get(name).map_or(&asked.status, |(status, _)| status)
@@ -424,7 +437,7 @@ impl Observed {
         match change {
             Change::Listing => {
                 self.requests_list += 1;
-                Vec::new()
+                unlisted(&mut self.lists.requests)
             }
             Change::Listed(all) => {
                 self.lists.requests = true;
@@ -450,7 +463,8 @@ impl Observed {
         }
         let created = request.metadata.creation_timestamp.map(|time| time.0);
         let since = self.since(&name, created, now);
-        self.requests.insert(name.clone(), Asked { since, spec: Ok(request.spec), status });
+        let made = created.unwrap_or(since);
+        self.requests.insert(name.clone(), Asked { since, made, spec: Ok(request.spec), status });
         name
     }
 
@@ -460,7 +474,7 @@ impl Observed {
 
     pub(super) fn unreadable_request(&mut self, name: &str, cause: &str, now: Timestamp) {
         let since = self.since(name, None, now);
-        let asked = Asked { since, spec: Err(cause.to_owned()), status: JoinRequestStatus::default() };
+        let asked = Asked { since, made: since, spec: Err(cause.to_owned()), status: JoinRequestStatus::default() };
         self.requests.insert(name.to_owned(), asked);
     }
 

@@ -2,8 +2,11 @@
 
 use daisy_api::keys::Signature;
 use daisy_api::{Cidr, JoinRequestSpec};
-use ed25519_dalek::{Signer, SigningKey, VerifyingKey};
+use ed25519_dalek::{Signer, VerifyingKey};
 use serde::Serialize;
+
+/// The private half of a cluster's `signingKey`.
+pub use ed25519_dalek::SigningKey;
 
 /// The shortest name of a JoinRequest: `join-` and 26 characters, which at 5 bits each are more than anybody guesses.
 pub const REQUEST_NAME_MIN: usize = 31;

@@ -1,3 +1,4 @@
+mod half_done;
 mod store;
 
 use proptest::prelude::*;

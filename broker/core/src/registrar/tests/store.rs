@@ -150,6 +150,20 @@ impl Broker {
         }
     }
 
+    /// Tells nothing of this request.
+    pub(super) fn withhold(&mut self, name: &str) {
+        self.events.retain(|event| !matches!(event, Event::Request(Change::Applied(request)) if request.name_any() == name));
+    }
+
+    /// Tells of namespaces before everything else: watches of two kinds are not in one order.
+    pub(super) fn tell_namespaces(&mut self) {
+        let (first, rest) = self.events.drain(..).partition(|event| matches!(event, Event::Namespace(_)));
+        self.events = first;
+        let count = self.events.len();
+        self.tell(count);
+        self.events = rest;
+    }
+
     fn stamp<K: kube::Resource>(&mut self, object: &mut K, anew: bool) {
         self.version += 1;
         let meta = object.meta_mut();
@@ -272,6 +286,11 @@ impl Broker {
     fn perform(&mut self, action: Action, steps: Option<u8>) -> Outcome {
         match action {
             Action::Admit(admission) => return self.admit(*admission, steps),
+            // Done, and the answer was lost.
+            Action::Answer { request, status, .. } if steps == Some(1) => {
+                self.set_status(&request, status);
+                return Outcome::Failed;
+            }
             _ if steps.is_some() => return Outcome::Failed,
             Action::Answer { request, status, .. } => self.set_status(&request, status),
             Action::EndMember { id, uid, .. } => {
