@@ -240,6 +240,10 @@ impl Syncer {
                 self.note(Note::Absent { cluster: id.clone(), records: absent });
                 self.mark(Work::Peer(id.clone()), now);
             }
+            if absent > 0 && kind == Kind::Member {
+                // One that was silent before is judged by nothing else.
+                self.judge(&id, now);
+            }
             self.mark(Work::Resolve(id), now);
         }
     }

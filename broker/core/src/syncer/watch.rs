@@ -288,7 +288,11 @@ impl Syncer {
             let own = id == self.id;
             let peer = if own { &mut self.own.peer } else { self.peer(&id, now) };
             let new = peer.member.is_none();
+            // What is known of another cluster under this ID may be forgotten with it.
+            let replaced = peer.member.as_ref().is_some_and(|had| had.is_anothers(&member.spec));
+            let keys = if replaced { peer.keys() } else { Vec::new() };
             let change = peer.see_member(&member.metadata, member.spec, (epoch, live));
+            keys.into_iter().for_each(|key| self.mark(Work::Import(key), now));
             self.member_changed(&id, change, new, now);
             return;
         }

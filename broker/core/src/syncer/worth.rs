@@ -132,7 +132,9 @@ impl Syncer {
         let Some(peer) = peer.filter(|peer| up && peer.member.as_ref().is_some_and(KnownMember::is_shown_older)) else {
             return;
         };
+        let keys = peer.keys();
         let change = peer.take_older_member();
+        keys.into_iter().for_each(|key| self.mark(Work::Import(key), now));
         self.member_changed(id, change, false, now);
     }
 

@@ -105,7 +105,7 @@ impl KnownMember {
         if self.spec == spec {
             return MemberChange::Version;
         }
-        let replaced = identity(&self.spec) != identity(&spec);
+        let replaced = self.is_anothers(&spec);
         self.spec = spec;
         if replaced { MemberChange::Replaced } else { MemberChange::Changed }
     }
@@ -125,6 +125,12 @@ impl KnownMember {
         let excess = seen.len().saturating_sub(SEEN_MAX);
         seen.drain(..excess);
         Self { seen, ..shown }
+    }
+
+    /// Whether this is another cluster's Member, under the same name.
+    #[must_use]
+    pub fn is_anothers(&self, spec: &MemberSpec) -> bool {
+        identity(&self.spec) != identity(spec)
     }
 
     /// Whether the broker shows an earlier version.

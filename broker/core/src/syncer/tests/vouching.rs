@@ -360,6 +360,39 @@ fn an_old_copy_and_a_restart_bring_no_older_endpoints() {
 }
 
 #[test]
+fn a_silent_cluster_that_a_later_list_lacks_is_no_member_any_more() {
+    let mut world = with_import();
+    world.pass(MINUTE * 10);
+    assert!(world.addresses("shop/cart").is_empty(), "it is silent");
+    let there = |world: &World| world.get(Place::Here, Kind::Cluster, SYSTEM_NAMESPACE, "b").is_some();
+    assert!(there(&world));
+    world.broker.objects.retain(|reference, _| reference.kind != Kind::Member || reference.name != "b");
+    world.broker.relist(Kind::Member);
+    world.settle();
+    assert!(!there(&world));
+}
+
+#[test]
+fn what_another_cluster_had_under_its_id_goes_with_it() {
+    for restart in [false, true] {
+        let mut world = with_import();
+        world.disconnect();
+        world.broker.objects.clear();
+        if restart {
+            world.restart();
+        }
+        world.connect();
+        world.settle();
+        assert_eq!(world.addresses("shop/cart"), ["10.2.0.7"], "absent is not deleted");
+        let mut anew = member("b", "all");
+        anew.spec.cluster_uid = "made-anew".to_owned();
+        world.put_broker(anew);
+        world.settle();
+        assert!(world.import_service("shop/cart").is_none());
+    }
+}
+
+#[test]
 fn a_restart_does_not_import_what_had_lost_a_conflict() {
     let mut world = with_import();
     world.join("c", "all");
