@@ -44,8 +44,9 @@ pub(super) enum Message {
 const PAGE: u32 = 500;
 /// How long a watch runs before it is begun again, in seconds: what the API allows at most is 295 for this client.
 const WATCH_SECONDS: u32 = 280;
-/// A watch in which nothing came for so long, not even a bookmark (about every minute), is taken to be dead.
-const IDLE: Duration = Duration::from_secs(150);
+/// A watch in which nothing came for so long, not even its end, is taken to be dead. Bookmarks may be absent for as long as the kind
+/// does not change, so only the end counts: where the path to the broker has gone, its connection ends long before (`far_client`).
+const IDLE: Duration = Duration::from_secs(WATCH_SECONDS as u64 + 20);
 /// How long a page of a list, or the beginning of a watch, may take.
 const ANSWER: Duration = Duration::from_secs(30);
 
