@@ -45,7 +45,9 @@ pub(crate) async fn members(options: Members) -> Result<()> {
     let rows: Vec<_> = setup::members(&client)
         .await?
         .into_iter()
-        .map(|member| {
+        .map(|mut member| {
+            // Who wrote which field is as long as all the rest, and kubectl has it.
+            member.metadata.managed_fields = None;
             let spec = &member.spec;
             let cells = vec![
                 member.name_any(),
