@@ -18,7 +18,7 @@ pub(crate) struct Arguments {
 pub(crate) enum Command {
     /// Make a broker of a Kubernetes cluster, or serve one here, and write broker-info.daisy for clusters to join by.
     #[command(
-        after_help = "Examples:\n  daisy deploy-broker --context broker\n  daisy deploy-broker --embedded --advertise 203.0.113.5"
+        after_help = "Examples:\n  daisy deploy-broker --context broker\n  daisy deploy-broker --embedded --advertise 203.0.113.5\n  daisy deploy-broker --embedded --advertise 203.0.113.5 --unit systemd > daisy-broker.service"
     )]
     DeployBroker(DeployBroker),
     /// Make an invitation and print the file that a cluster joins by.
@@ -131,12 +131,21 @@ pub(crate) struct BrokerRole {
     pub(crate) advertise: Vec<String>,
 }
 
+/// What runs an embedded broker.
+#[derive(Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub(crate) enum Unit {
+    /// A systemd service.
+    Systemd,
+    /// A container of Podman's, by systemd (Quadlet).
+    Podman,
+}
+
 #[derive(Args)]
 pub(crate) struct DeployBroker {
     #[command(flatten)]
     pub(crate) target: Target,
     /// Serve the broker here, in the foreground, with a database of its own, instead of on a Kubernetes cluster.
-    #[arg(long, conflicts_with_all = ["kubeconfig", "context", "server", "ca_file", "image", "dry_run"])]
+    #[arg(long, conflicts_with_all = ["kubeconfig", "context", "server", "ca_file", "dry_run"])]
     pub(crate) embedded: bool,
     /// With --embedded: where its keys and database are kept.
     #[arg(long, default_value = "daisy-broker-data", requires = "embedded")]
@@ -147,6 +156,9 @@ pub(crate) struct DeployBroker {
     /// With --embedded: the addresses or names that clusters reach it at, the first one in broker-info.daisy.
     #[arg(long, required_if_eq("embedded", "true"), value_delimiter = ',', requires = "embedded")]
     pub(crate) advertise: Vec<String>,
+    /// With --embedded: print a unit that serves like this, instead of serving.
+    #[arg(long, value_enum, requires = "embedded")]
+    pub(crate) unit: Option<Unit>,
     /// The URL that clusters reach the broker's API server at; else the one in the kubeconfig.
     #[arg(long)]
     pub(crate) server: Option<String>,

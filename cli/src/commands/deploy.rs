@@ -20,6 +20,7 @@ use kube::api::{DynamicObject, PostParams};
 use kube::config::AuthInfo;
 use kube::{Client, Config};
 
+use super::unit;
 use crate::arguments::{BrokerRole, BrokerTarget, DeployBroker};
 use crate::preflight::{self, Need};
 use crate::progress::Progress;
@@ -35,7 +36,11 @@ const IN_FORCE_WITHIN: Duration = Duration::from_secs(30);
 
 /// Deploys.
 pub(crate) async fn run(options: DeployBroker) -> Result<()> {
-    if options.embedded { embedded(options).await } else { kubernetes(options).await }
+    match options.unit {
+        Some(unit) => unit::print(&options, unit),
+        None if options.embedded => embedded(options).await,
+        None => kubernetes(options).await,
+    }
 }
 
 /// Serves an embedded broker in the foreground; once it serves, writes the first invitation.

@@ -14,6 +14,7 @@ mod nodes;
 mod remains;
 mod show;
 mod uninstall;
+mod unit;
 
 use anyhow::Result;
 use clap::CommandFactory;

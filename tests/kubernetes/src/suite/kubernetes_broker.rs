@@ -1,5 +1,6 @@
 //! A Kubernetes cluster as the broker: one that is a member too. Once everybody has left the embedded one.
 
+use std::fs;
 use std::process::{Command, Stdio};
 
 use anyhow::{Context, Result, bail};
@@ -24,6 +25,11 @@ pub(super) fn cases() -> Vec<Case> {
 }
 
 fn begin(stage: &mut Stage) -> Result<()> {
+    // One that is there stays as it is, and may be of a broker that was here before.
+    let left = stage.bed.folder().join("work").join(INFO);
+    if left.exists() {
+        fs::remove_file(&left)?;
+    }
     let image = stage.options.image_name.clone();
     let words = ["deploy-broker", "--context", "staging", "--image", &image, "--output", INFO];
     daisy(stage, "staging", &words)?;
