@@ -143,7 +143,8 @@ async fn one_syncer_writes_and_another_takes_over() {
     offer(&here, "fourth").await;
     let took = until("fourth is exported", async || exported(&broker, "fourth").await).await;
     println!("taken over {took:?} after a kill; a lease lasts {:?}", TIMING.duration);
-    assert!(took < TIMING.duration + TIMING.retry * 3, "{took:?}");
+    // On a machine that is busy a look at the lease comes late; what may not be is that nobody looks.
+    assert!(took < TIMING.duration * 2, "{took:?}");
 
     // Somebody else has the lease: from that moment nothing is written, whatever there is to write.
     let leases: Api<Lease> = Api::namespaced(here.client.clone(), "daisy-system");
