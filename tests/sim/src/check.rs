@@ -61,9 +61,9 @@ fn appears(world: &World, number: u8, slice: &EndpointSlice) -> Result<(), Viola
             world.violation(format!("c{number} imports {} from c{}, which was never granted it", import.key, import.from))
         );
     }
-    let own = objects::member(import.from, world.grants.now(import.from)).spec;
+    let own = world.clusters.get(&import.from).map(|from| from.identity.pods);
     for text in &import.addresses {
-        let inside = text.parse().is_ok_and(|a| own.cidrs().any(|cidr| cidr.contains(a)));
+        let inside = text.parse().is_ok_and(|a| own.is_some_and(|own| own.contains(a)));
         if !inside {
             return Err(
                 world.violation(format!("c{number} imports {text} for {} from c{}, whose it is not", import.key, import.from))
@@ -119,6 +119,8 @@ pub(crate) fn quiet(world: &World) -> Result<(), Violation> {
             Standing::Left => left(world, cluster)?,
             // It cannot finish while the broker does not know it.
             Standing::Leaving => {}
+            // What these have is what they had.
+            Standing::Joining | Standing::Out => {}
         }
     }
     Ok(())
@@ -140,6 +142,8 @@ fn member(world: &World, cluster: &SimCluster) -> Result<(), Violation> {
     let mirrored =
         cluster.here.list(Kind::Cluster).map(|o| o.name().to_owned()).filter(|n| !leaving.contains(n)).collect::<BTreeSet<_>>();
     differs("Clusters", format!("{others:?}"), format!("{mirrored:?}"))?;
+
+    routes(world, cluster)?;
 
     for key in model::keys() {
         let exporters: BTreeMap<u8, BTreeSet<String>> = model::exporters(&world.clusters, &world.grants, &key);
@@ -176,6 +180,20 @@ fn member(world: &World, cluster: &SimCluster) -> Result<(), Violation> {
         if exists {
             let seen = slices(key.namespace.as_str(), labels::MCS_SERVICE_NAME);
             differs(&format!("MCS endpoints of {key}"), format!("{exporters:?}"), format!("{seen:?}"))?;
+        }
+    }
+    Ok(())
+}
+
+/// The ranges that are routed to each cluster are its Member's: the registrar may have given it other ones for its nodes.
+fn routes(world: &World, cluster: &SimCluster) -> Result<(), Violation> {
+    for object in cluster.here.list(Kind::Cluster) {
+        let Object::Cluster(here) = object else { continue };
+        let member = world.broker.members().find(|member| member.metadata.name.as_deref() == Some(object.name()));
+        let Some(member) = member else { continue };
+        if !here.spec.cidrs().eq(member.spec.cidrs()) {
+            let what = format!("{}: Cluster {} is not what its Member says: {:?}", cluster.id, object.name(), here.spec);
+            return Err(world.violation(what));
         }
     }
     Ok(())

@@ -8,7 +8,8 @@ use daisy_broker_core::object::{Change, Kind, Object, Place};
 use daisy_broker_core::syncer::{Action, BrokerTrouble, Config, Syncer};
 use daisy_broker_core::time::Now;
 
-use crate::objects;
+use crate::broker::Broker;
+use crate::objects::{self, Identity};
 use crate::store::{Event, Store};
 use crate::trace::{self, Trace};
 
@@ -24,14 +25,22 @@ pub(crate) struct Stream {
 /// Where the cluster stands.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Standing {
+    /// It was told that it is a member.
     Member,
+    /// It was told to leave.
     Leaving,
+    /// Its leave is over.
     Left,
+    /// It asks, or is about to: one made anew, or that was a member before.
+    Joining,
+    /// It is no member any more without having left: evicted, or asleep for too long.
+    Out,
 }
 
 pub(crate) struct SimCluster {
     pub(crate) number: u8,
     pub(crate) id: ClusterId,
+    pub(crate) identity: Identity,
     pub(crate) here: Store,
     /// `None` while it is crashed.
     pub(crate) syncer: Option<Syncer>,
@@ -40,34 +49,61 @@ pub(crate) struct SimCluster {
     pub(crate) standing: Standing,
     /// Whether the network to the broker works.
     pub(crate) linked: bool,
-    /// Whether the broker knows its token.
-    pub(crate) credential: bool,
+    /// Its token: the number of the ServiceAccount on the broker that it is for.
+    pub(crate) credential: Option<u64>,
+    /// Nobody starts it, or mends its link: until it is woken.
+    pub(crate) asleep: bool,
+    /// Nothing of Daisy is installed there any more.
+    pub(crate) removed: bool,
+    /// When it last wrote a heartbeat.
+    pub(crate) beat: Duration,
     told: Option<bool>,
     trace: Trace,
 }
 
 impl SimCluster {
-    pub(crate) fn new(number: u8, now: Now, trace: Trace) -> Self {
-        let mut here = Store::new(Place::Here, [10, 100 + number]);
+    /// A cluster that is to become a member.
+    pub(crate) fn new(identity: Identity, now: Now, trace: Trace) -> Self {
+        let number = identity.number;
+        let mut here = Store::new(Place::Here, Some(identity.services));
         here.put(objects::namespace("kube-system", false).into(), now.wall);
         here.put(objects::namespace(labels::SYSTEM_NAMESPACE, false).into(), now.wall);
         here.put(objects::node(number).into(), now.wall);
-        here.put(objects::gateway(number, &[]).into(), now.wall);
-        let mut cluster = Self {
+        here.put(objects::gateway(&identity, None, &[]).into(), now.wall);
+        Self {
             number,
-            id: objects::id(number),
+            id: identity.id(),
+            identity,
             here,
             syncer: None,
             streams: BTreeMap::new(),
             in_flight: Vec::new(),
-            standing: Standing::Member,
+            standing: Standing::Joining,
             linked: true,
-            credential: true,
+            credential: None,
+            asleep: false,
+            removed: false,
+            beat: Duration::ZERO,
             told: None,
             trace,
-        };
-        cluster.start(now);
-        cluster
+        }
+    }
+
+    /// It reads that it is a member, with this token.
+    pub(crate) fn admitted(&mut self, account: Option<u64>, now: Now) {
+        (self.standing, self.removed) = (Standing::Member, false);
+        self.credential = account;
+        self.break_broker_streams();
+        if self.syncer.is_none() {
+            self.start(now);
+        }
+    }
+
+    /// What `daisy leave` does at its end, so that the cluster may join again.
+    pub(crate) fn forget(&mut self) {
+        self.crash();
+        self.here.remove(Kind::Cluster, labels::SYSTEM_NAMESPACE, self.id.as_str());
+        (self.standing, self.removed) = (Standing::Joining, true);
     }
 
     /// Starts a syncer that knows nothing yet.
@@ -84,9 +120,14 @@ impl SimCluster {
         self.in_flight.clear();
     }
 
-    /// Whether the broker answers it.
-    pub(crate) fn reaches_broker(&self, broker_up: bool) -> bool {
-        self.linked && self.credential && broker_up
+    /// Whether the broker takes its token.
+    pub(crate) fn known(&self, broker: &Broker) -> bool {
+        self.credential.is_some() && broker.accounts.get(&self.id).copied() == self.credential
+    }
+
+    /// Whether the broker answers it: `up` while that is up and takes its token.
+    pub(crate) fn reaches_broker(&self, up: bool) -> bool {
+        self.linked && up
     }
 
     /// The watches on the broker end: they will list again.
@@ -99,8 +140,8 @@ impl SimCluster {
     }
 
     /// Tells the syncer when the broker came or went.
-    pub(crate) fn tell_connection(&mut self, broker_up: bool, now: Now) {
-        let reaches = self.reaches_broker(broker_up);
+    pub(crate) fn tell_connection(&mut self, up: bool, now: Now) {
+        let reaches = self.reaches_broker(up);
         if !reaches {
             self.break_broker_streams();
         }

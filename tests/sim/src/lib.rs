@@ -1,25 +1,32 @@
-//! The simulated supercluster: N clusters, each with the real syncer core, one broker, a virtual clock, a seed.
+//! The simulated supercluster: N clusters, each with the real syncer core, one broker with the real registrar core, a virtual
+//! clock, a seed.
 //!
 //! ```text
-//! seed ──▶ world ──transition──▶ stores (in-memory API servers) ──delayed, broken, relisted streams──▶ Syncer (the real one)
+//! seed ──▶ world ──transition──▶ stores (in-memory API servers) ──delayed, broken, relisted streams──▶ Syncer, Registrar (the real ones)
 //!            │                        ▲                                                                  │
-//!            └──▶ model ──compare──▶ check                         ◀──actions, executed late or never────┘
+//!            └──▶ model ──compare──▶ check, membership             ◀──actions, executed late, half or never──┘
 //! ```
 //!
 //! At every step: nothing that lives is withdrawn, nothing outside a grant appears, no address lies outside its cluster's
-//! CIDRs. At quiescence: every cluster's imports are what the reference model says. A failure names its seed, and
-//! `DAISY_SIM_SEED=N cargo test --release -p daisy-sim` runs it alone.
+//! CIDRs, and no membership is given, kept or ended but by the rules. At quiescence: every cluster's imports are what the
+//! reference model says, and the members are those who were told so. A failure names its seed, and `DAISY_SIM_SEED=N cargo test --release -p daisy-sim` runs it alone.
 
 #![allow(
     clippy::wildcard_enum_match_arm,
     reason = "there are twelve kinds of objects, and most places have to do with one or two of them"
 )]
 
+mod broker;
 mod check;
 mod cluster;
+mod enrol;
+mod heal;
+mod membership;
 mod model;
+mod newcomers;
 mod objects;
 mod random;
+mod registrar;
 mod store;
 mod trace;
 mod transition;

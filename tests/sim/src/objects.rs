@@ -1,19 +1,97 @@
 //! The objects that users, nodes and gateways of the simulated clusters make.
 
 use std::collections::BTreeMap;
-use std::net::{IpAddr, Ipv4Addr};
+use std::net::IpAddr;
 
 use daisy_api::keys::{PublicKey, VerifyingKey};
 use daisy_api::{
-    Cidr, ClusterId, Connection, ConnectionStatus, Gateway, GatewayRecord, GatewaySpec, GatewayStatus, Grant, Member,
-    MemberSpec, NodeName, Reach, ServiceExport, ServiceExportSpec, ServiceKey, TunnelEndpoint, labels,
+    Cidr, ClusterId, Connection, ConnectionStatus, Gateway, GatewayRecord, GatewaySpec, GatewayStatus, Grant, Invitation,
+    InvitationSpec, JoinRequest, JoinRequestSpec, Member, NodeName, Reach, ServiceExport, ServiceExportSpec, ServiceKey,
+    TunnelEndpoint, labels,
 };
+use daisy_broker_core::registrar::request::{SigningKey, sign};
 use k8s_openapi::api::core::v1::{Namespace, Node, Service, ServicePort, ServiceSpec};
 use k8s_openapi::api::discovery::v1::{Endpoint, EndpointConditions, EndpointPort, EndpointSlice};
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
+use k8s_openapi::jiff::Timestamp;
 
-/// What is fixed about a cluster: its number gives its ranges.
+/// Which cluster it is. One that was made anew under its ID has another UID and other keys.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct Identity {
+    /// Gives its ID.
+    pub(crate) number: u8,
+    /// How often it was made anew.
+    pub(crate) made: u8,
+    pub(crate) pods: Cidr,
+    pub(crate) services: Cidr,
+}
+
+impl Identity {
+    /// A cluster that has the ranges of its number, which are nobody's else, and none that a registrar gives out.
+    pub(crate) fn new(number: u8) -> Self {
+        let pods = cidr(&format!("172.{}.0.0/16", 16 + number));
+        Self { number, made: 0, pods, services: cidr(&format!("100.{}.0.0/16", 64 + number)) }
+    }
+
+    pub(crate) fn id(&self) -> ClusterId {
+        id(self.number)
+    }
+
+    pub(crate) fn uid(&self) -> String {
+        format!("kube-system-of-{}-{}", self.number, self.made)
+    }
+
+    pub(crate) fn key(&self) -> SigningKey {
+        SigningKey::from_bytes(&self.bytes())
+    }
+
+    fn bytes(&self) -> [u8; 32] {
+        let mut bytes = [self.number; 32];
+        bytes[0] = self.made;
+        bytes
+    }
+
+    /// Whether a Member is of this cluster.
+    pub(crate) fn is_of(&self, member: &Member) -> bool {
+        member.spec.cluster_uid == self.uid() && member.spec.signing_key.as_bytes() == self.key().verifying_key().as_bytes()
+    }
+
+    /// Its request of this name to become a member, or (`reserve`) to have ranges kept for it.
+    pub(crate) fn request(&self, name: &str, to: &To<'_>) -> JoinRequest {
+        let ranges = |range: Cidr| if to.reserve { Vec::new() } else { vec![range] };
+        let mut spec = JoinRequestSpec {
+            invitation: to.invitation.to_owned(),
+            cluster_id: self.id(),
+            cluster_uid: self.uid(),
+            cluster_cidrs: ranges(self.pods),
+            service_cidrs: ranges(self.services),
+            sealing_key: PublicKey::from_bytes(self.bytes()),
+            signing_key: VerifyingKey::from_bytes([0; 32]),
+            signature: None,
+            replace: to.replace,
+            version: String::new(),
+        };
+        sign(&self.key(), to.broker_id, name, &mut spec);
+        let mut request = JoinRequest::new(name, spec);
+        request.metadata.namespace = Some(labels::BROKER_NAMESPACE.to_owned());
+        request
+    }
+}
+
+/// Whom a request is for, and how.
+pub(crate) struct To<'a> {
+    pub(crate) broker_id: &'a str,
+    pub(crate) invitation: &'a str,
+    pub(crate) replace: bool,
+    pub(crate) reserve: bool,
+}
+
 pub(crate) fn id(number: u8) -> ClusterId {
     ClusterId::new(format!("c{number}")).expect("a label")
+}
+
+pub(crate) fn number(id: &str) -> Option<u8> {
+    id.strip_prefix('c')?.parse().ok()
 }
 
 pub(crate) fn cidr(text: &str) -> Cidr {
@@ -24,21 +102,10 @@ pub(crate) fn node_name(number: u8) -> NodeName {
     NodeName::new(format!("c{number}-node")).expect("a name")
 }
 
-pub(crate) fn member(number: u8, grant: Grant) -> Member {
-    let mut member = Member::new(
-        id(number).as_str(),
-        MemberSpec {
-            cluster_uid: format!("kube-system-of-{number}"),
-            cluster_cidrs: vec![cidr(&format!("10.{number}.0.0/16"))],
-            service_cidrs: vec![cidr(&format!("10.{}.0.0/16", 100 + number))],
-            node_cidr: cidr(&format!("100.80.{}.0/24", number)),
-            grant,
-            signing_key: VerifyingKey::from_bytes([number; 32]),
-            invitation: "simulated".to_owned(),
-        },
-    );
-    member.metadata.namespace = Some(labels::BROKER_NAMESPACE.to_owned());
-    member
+pub(crate) fn invitation(name: &str, grant: Grant, max_uses: u32, expires: Timestamp) -> Invitation {
+    let mut invitation = Invitation::new(name, InvitationSpec { grant, expires: Time(expires), max_uses, public_cidrs: false });
+    invitation.metadata.namespace = Some(labels::BROKER_NAMESPACE.to_owned());
+    invitation
 }
 
 pub(crate) fn namespace(name: &str, bulk: bool) -> Namespace {
@@ -79,12 +146,12 @@ pub(crate) fn service(key: &ServiceKey, port: i32, headless: bool) -> Service {
 }
 
 /// The Service's EndpointSlice, with these pods of the cluster.
-pub(crate) fn slice(number: u8, key: &ServiceKey, pods: &[u8]) -> EndpointSlice {
+pub(crate) fn slice(of: &Identity, key: &ServiceKey, pods: &[u8]) -> EndpointSlice {
     let ready = EndpointConditions { ready: Some(true), serving: Some(true), terminating: Some(false) };
     let endpoint = |pod: &u8| Endpoint {
-        addresses: vec![pod_address(number, key, *pod).to_string()],
+        addresses: vec![pod_address(of, key, *pod).to_string()],
         conditions: Some(ready.clone()),
-        node_name: Some(node_name(number).to_string()),
+        node_name: Some(node_name(of.number).to_string()),
         ..Endpoint::default()
     };
     let mut slice = EndpointSlice {
@@ -113,9 +180,9 @@ pub(crate) fn slice_name(key: &ServiceKey) -> String {
 }
 
 /// A pod's address: different for each Service, so that a mix-up shows.
-pub(crate) fn pod_address(number: u8, key: &ServiceKey, pod: u8) -> IpAddr {
+fn pod_address(of: &Identity, key: &ServiceKey, pod: u8) -> IpAddr {
     let third = key.id().as_bytes().iter().fold(0u8, |sum, b| sum.wrapping_mul(31).wrapping_add(*b));
-    IpAddr::V4(Ipv4Addr::new(10, number, third, pod))
+    of.pods.nth(u64::from(third) * 256 + u64::from(pod)).expect("pods have a /16")
 }
 
 pub(crate) fn export(key: &ServiceKey) -> ServiceExport {
@@ -124,9 +191,9 @@ pub(crate) fn export(key: &ServiceKey) -> ServiceExport {
     export
 }
 
-/// The cluster's gateway, connected to those given.
-pub(crate) fn gateway(number: u8, others: &[(u8, bool)]) -> Gateway {
-    let name = node_name(number);
+/// The cluster's gateway, connected to those given; it has no word of itself before its node has an address.
+pub(crate) fn gateway(of: &Identity, address: Option<IpAddr>, others: &[(u8, bool)]) -> Gateway {
+    let (number, name) = (of.number, node_name(of.number));
     let mut gateway = Gateway::new(name.as_str(), GatewaySpec { node: name.clone() });
     gateway.metadata.namespace = Some(labels::SYSTEM_NAMESPACE.to_owned());
     let endpoint = TunnelEndpoint { address: ([203, 0, 113, number], labels::TUNNEL_PORT).into(), reach: Reach::Public };
@@ -141,10 +208,10 @@ pub(crate) fn gateway(number: u8, others: &[(u8, bool)]) -> Gateway {
         since: None,
     };
     gateway.status = Some(GatewayStatus {
-        local_endpoint: Some(GatewayRecord {
+        local_endpoint: address.map(|address| GatewayRecord {
             node: name,
-            public_key: PublicKey::from_bytes([number; 32]),
-            address: IpAddr::V4(Ipv4Addr::new(100, 80, number, 1)),
+            public_key: PublicKey::from_bytes(of.bytes()),
+            address,
             endpoints: vec![endpoint],
         }),
         connections: others.iter().map(connection).collect(),

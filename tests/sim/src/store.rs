@@ -1,8 +1,8 @@
 //! An in-memory API server: objects with versions, and a log that watches read.
 
 use std::collections::BTreeMap;
-use std::net::Ipv4Addr;
 
+use daisy_api::Cidr;
 use daisy_broker_core::object::{Kind, Object, Place, Reference};
 use daisy_broker_core::syncer::{Failure, FailureKind, Verb};
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
@@ -12,17 +12,14 @@ type Key = (Kind, String, String);
 
 /// One thing that happened.
 #[derive(Clone, Debug)]
-pub(crate) enum Event {
-    Applied(Object),
-    Deleted(Object),
+pub(crate) enum Event<K> {
+    Applied(K),
+    Deleted(K),
 }
 
-impl Event {
-    pub(crate) fn object(&self) -> &Object {
-        match self {
-            Self::Applied(object) | Self::Deleted(object) => object,
-        }
-    }
+/// A time as an API server keeps it.
+pub(crate) fn whole_seconds(time: Timestamp) -> Timestamp {
+    Timestamp::from_second(time.as_second()).unwrap_or(time)
 }
 
 /// The store. A clone of it is a backup.
@@ -30,12 +27,13 @@ impl Event {
 pub(crate) struct Store {
     place: Place,
     objects: BTreeMap<Key, Object>,
-    log: Vec<(u64, Event)>,
+    /// What happened, of each kind.
+    log: BTreeMap<Kind, Vec<(u64, Event<Object>)>>,
     revision: u64,
     uids: u64,
-    /// The first two bytes of the ClusterIPs that it gives out.
-    service_network: [u8; 2],
-    addresses: u16,
+    /// Where the ClusterIPs are of that it gives out.
+    services: Option<Cidr>,
+    addresses: u64,
 }
 
 fn failure(kind: FailureKind, message: impl Into<String>) -> Failure {
@@ -43,8 +41,8 @@ fn failure(kind: FailureKind, message: impl Into<String>) -> Failure {
 }
 
 impl Store {
-    pub(crate) fn new(place: Place, service_network: [u8; 2]) -> Self {
-        Self { place, objects: BTreeMap::new(), log: Vec::new(), revision: 1, uids: 0, service_network, addresses: 10 }
+    pub(crate) fn new(place: Place, services: Option<Cidr>) -> Self {
+        Self { place, objects: BTreeMap::new(), log: BTreeMap::new(), revision: 1, uids: 0, services, addresses: 10 }
     }
 
     /// It goes on as another: UIDs are never given twice, whatever a server remembers.
@@ -71,15 +69,22 @@ impl Store {
     }
 
     /// What happened after `revision`, of this kind: the position after it, and the event.
-    pub(crate) fn after(&self, revision: u64, kind: Kind) -> Option<(u64, &Event)> {
-        let from = self.log.partition_point(|(at, _)| *at <= revision);
-        self.log[from..].iter().find(|(_, event)| event.object().kind() == kind).map(|(at, event)| (*at, event))
+    pub(crate) fn after(&self, revision: u64, kind: Kind) -> Option<(u64, &Event<Object>)> {
+        let log = self.log.get(&kind)?;
+        let from = log.partition_point(|(at, _)| *at <= revision);
+        log.get(from).map(|(at, event)| (*at, event))
     }
 
     /// Forgets history that nobody will ask for.
     pub(crate) fn trim(&mut self, revision: u64) {
-        let upto = self.log.partition_point(|(at, _)| *at <= revision);
-        self.log.drain(..upto);
+        for log in self.log.values_mut() {
+            let upto = log.partition_point(|(at, _)| *at <= revision);
+            log.drain(..upto);
+        }
+    }
+
+    fn log(&mut self, kind: Kind, event: Event<Object>) {
+        self.log.entry(kind).or_default().push((self.revision, event));
     }
 
     fn key(object: &Object) -> Key {
@@ -89,7 +94,7 @@ impl Store {
     fn commit(&mut self, mut object: Object) -> Object {
         self.revision += 1;
         object.metadata_mut().resource_version = Some(self.revision.to_string());
-        self.log.push((self.revision, Event::Applied(object.clone())));
+        self.log(object.kind(), Event::Applied(object.clone()));
         self.objects.insert(Self::key(&object), object.clone());
         object
     }
@@ -104,7 +109,8 @@ impl Store {
             }
             None => {
                 self.uids += 1;
-                (Some(format!("uid-{}", self.uids)), Some(Time(now)), 1)
+                let made = if self.place == Place::Broker { whole_seconds(now) } else { now };
+                (Some(format!("uid-{}", self.uids)), Some(Time(made)), 1)
             }
         };
         let metadata = object.metadata_mut();
@@ -113,11 +119,11 @@ impl Store {
         metadata.generation = Some(generation);
         if let (Object::Service(service), None) = (&mut object, &had) {
             let spec = service.spec.get_or_insert_default();
-            if spec.cluster_ip.is_none() {
+            if spec.cluster_ip.is_none()
+                && let Some(address) = self.services.and_then(|services| services.nth(self.addresses))
+            {
                 self.addresses += 1;
-                let [a, b] = self.service_network;
-                let [c, d] = self.addresses.to_be_bytes();
-                let address = Ipv4Addr::new(a, b, c, d).to_string();
+                let address = address.to_string();
                 spec.cluster_ip = Some(address.clone());
                 spec.cluster_ips = Some(vec![address]);
             }
@@ -129,7 +135,7 @@ impl Store {
     pub(crate) fn remove(&mut self, kind: Kind, namespace: &str, name: &str) -> Option<Object> {
         let object = self.objects.remove(&(kind, namespace.to_owned(), name.to_owned()))?;
         self.revision += 1;
-        self.log.push((self.revision, Event::Deleted(object.clone())));
+        self.log(kind, Event::Deleted(object.clone()));
         Some(object)
     }
 

@@ -9,11 +9,11 @@ use daisy_api::{
 };
 use daisy_broker_core::object::{Kind, Object, Place};
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
+use kube::ResourceExt;
 
 use crate::cluster::{SimCluster, Standing};
 use crate::model;
 use crate::objects;
-use crate::store::Store;
 use crate::world::World;
 
 impl World {
@@ -24,7 +24,7 @@ impl World {
         let keys = model::keys();
         let Some(key) = self.random.pick(&keys).cloned() else { return };
         self.disagreed_before = self.disagreed();
-        match self.random.below(100) {
+        match self.random.below(115) {
             0..=24 => self.run_service(number, &key),
             25..=33 => self.stop_service(number, &key),
             34..=53 => self.export(number, &key),
@@ -41,12 +41,10 @@ impl World {
             89 => self.wipe_broker(),
             90..=92 => self.change_grant(number),
             93..=96 => self.lie(number, &key),
-            97 => self.leave(number),
-            _ => {
-                if self.clusters.len() < 6 {
-                    self.join();
-                }
-            }
+            97..=98 => self.leave(number),
+            99..=101 => self.toggle_registrar(),
+            102..=103 => self.stale_registrar(),
+            _ => self.membership_changes(number),
         }
         self.refresh_gateway(number);
     }
@@ -64,9 +62,17 @@ impl World {
     }
 
     /// The cluster's exports come or go as a whole.
-    fn changed_whole(&mut self, number: u8) {
+    pub(crate) fn changed_whole(&mut self, number: u8) {
         self.exempt.clusters.insert(number);
         self.exempt.keys.extend(self.disagreed());
+    }
+
+    /// The cluster is granted this from now on, whoever it is from.
+    pub(crate) fn granted(&mut self, number: u8, grant: &Grant) {
+        if self.grants.now(number) != *grant {
+            self.changed_whole(number);
+        }
+        self.grants.set(number, grant.clone());
     }
 
     /// The names whose exporters disagree. There the oldest is followed (KEP-1645): when another becomes it, the import's type may
@@ -89,7 +95,7 @@ impl World {
         if cluster.here.get(Kind::Service, namespace, key.name.as_str()).is_none() {
             cluster.here.put(objects::service(key, port, headless).into(), wall);
         }
-        cluster.here.put(objects::slice(number, key, &pods).into(), wall);
+        cluster.here.put(objects::slice(&cluster.identity, key, &pods).into(), wall);
         self.note(format!("c{number}: {key} runs with pods {pods:?}"));
         self.changed(number, key);
     }
@@ -161,8 +167,8 @@ impl World {
     }
 
     fn toggle_link(&mut self, number: u8) {
-        let (now, up) = (self.now(), self.broker_up);
-        let Some(cluster) = self.clusters.get_mut(&number) else { return };
+        let (now, up) = (self.now(), self.answers(number));
+        let Some(cluster) = self.clusters.get_mut(&number).filter(|c| !c.asleep) else { return };
         cluster.linked = !cluster.linked;
         let linked = cluster.linked;
         cluster.tell_connection(up, now);
@@ -172,7 +178,8 @@ impl World {
 
     fn toggle_process(&mut self, number: u8) {
         let now = self.now();
-        let Some(cluster) = self.clusters.get_mut(&number) else { return };
+        let may = |c: &&mut SimCluster| !c.asleep && !c.removed && c.standing != Standing::Joining;
+        let Some(cluster) = self.clusters.get_mut(&number).filter(may) else { return };
         let running = cluster.syncer.is_some();
         if running {
             cluster.crash();
@@ -187,9 +194,11 @@ impl World {
         let (now, up) = (self.now(), self.broker_up);
         for cluster in self.clusters.values_mut() {
             cluster.break_broker_streams();
-            cluster.tell_connection(up, now);
+            let known = cluster.known(&self.broker);
+            cluster.tell_connection(up && known, now);
             cluster.collect(now);
         }
+        self.registrar.cut(now);
         self.note(format!("the broker is up: {up}"));
     }
 
@@ -218,74 +227,15 @@ impl World {
         self.note(format!("the path between c{number} and c{other} changes"));
     }
 
-    fn take_backup(&mut self) {
-        self.backup = Some(self.broker.clone());
-        self.note("a backup of the broker is taken");
-    }
-
-    fn replace_broker(&mut self, store: Store) {
-        self.broker = store;
-        let (now, up) = (self.now(), self.broker_up);
-        for cluster in self.clusters.values_mut() {
-            cluster.break_broker_streams();
-            let known = self.broker.get(Kind::Member, labels::BROKER_NAMESPACE, cluster.id.as_str()).is_some();
-            cluster.credential = known;
-            cluster.tell_connection(up, now);
-            cluster.collect(now);
-        }
-    }
-
-    /// The broker comes back on an old copy: its versions run backwards.
-    fn restore_backup(&mut self) {
-        let Some(backup) = self.backup.clone().filter(|_| !self.somebody_left) else { return };
-        self.broker_forgot = true;
-        self.note("the broker is restored from the backup");
-        self.incarnations += 1;
-        self.ghosts_export(&backup);
-        self.replace_broker(backup.reborn(self.incarnations));
-    }
-
-    /// Who has left is a member again on a copy from before, until the administrator removes it (`heal` does): nobody who joined or started
-    /// since can know better, and its exports count meanwhile, the oldest first. So names that it exports there may change.
-    fn ghosts_export(&mut self, backup: &Store) {
-        let left = |object: &&Object| {
-            let of = |cluster: &&SimCluster| cluster.id.broker_namespace() == object.namespace();
-            self.clusters.values().find(of).is_some_and(|cluster| cluster.standing == Standing::Left)
-        };
-        let keys = backup.list(Kind::Export).filter(left);
-        let keys: Vec<ServiceKey> =
-            keys.filter_map(|o| if let Object::Export(o) = o { Some(o.spec.key()) } else { None }).collect();
-        self.exempt.keys.extend(keys);
-    }
-
-    /// The broker comes back empty.
-    fn wipe_broker(&mut self) {
-        if self.somebody_left {
-            return;
-        }
-        self.broker_forgot = true;
-        self.note("the broker is wiped");
-        self.backup = None;
-        self.incarnations += 1;
-        self.replace_broker(Store::new(Place::Broker, [0, 0]).reborn(self.incarnations));
-    }
-
     fn change_grant(&mut self, number: u8) {
-        let grant: Grant = match self.random.below(3) {
-            0 => Grant::none(),
-            1 => "shop-*,web".parse().unwrap_or_default(),
-            _ => Grant::all(),
-        };
-        let wall = self.now().wall;
-        if self.member(number).is_none() {
-            return;
-        }
-        let known = self.broker.get(Kind::Member, labels::BROKER_NAMESPACE, objects::id(number).as_str()).is_some();
-        if !known {
+        let (grant, wall) = (self.some_grant(), self.now().wall);
+        let Some(cluster) = self.clusters.get(&number).filter(|c| c.standing == Standing::Member) else { return };
+        let id = cluster.id.clone();
+        if !self.broker.member(&id).is_some_and(|member| cluster.identity.is_of(member)) {
             return;
         }
         self.grants.set(number, grant.clone());
-        self.broker.put(objects::member(number, grant.clone()).into(), wall);
+        self.broker.grant(&id, grant.clone(), wall);
         self.changed_whole(number);
         self.note(format!("c{number}: may now export {grant}"));
     }
@@ -297,6 +247,9 @@ impl World {
             return;
         }
         let namespace = objects::id(number).broker_namespace();
+        if self.broker.records.get(Kind::Namespace, "", &namespace).is_none() {
+            return;
+        }
         let envelope = Envelope { sequence: u64::MAX / 2, signature: None };
         let mut export = Export::new(
             &key.record_name(),
@@ -339,18 +292,18 @@ impl World {
         );
         endpoints.metadata.namespace = Some(namespace);
         endpoints.metadata.labels = Some([(labels::EXPORT_ID.to_owned(), key.id())].into());
-        let had = self.broker.get(Kind::Export, &objects::id(number).broker_namespace(), &key.record_name()).is_some();
+        let had = self.broker.records.get(Kind::Export, &objects::id(number).broker_namespace(), &key.record_name()).is_some();
         if !had {
-            self.broker.put(export.into(), wall);
+            self.broker.records.put(export.into(), wall);
         }
-        self.broker.put(endpoints.into(), wall);
+        self.broker.records.put(endpoints.into(), wall);
         self.note(format!("c{number}: lies about {key}"));
         self.changed(number, key);
     }
 
     fn leave(&mut self, number: u8) {
         let wall = self.now().wall;
-        if self.broker_forgot || self.clusters.values().filter(|c| c.standing == Standing::Member).count() < 3 {
+        if !self.may_leave(number) {
             return;
         }
         let Some(cluster) = self.member(number) else { return };
@@ -363,54 +316,9 @@ impl World {
         cluster.here.put(local.into(), wall);
         cluster.standing = Standing::Leaving;
         self.somebody_left = true;
+        let uid = self.broker.member(&objects::id(number)).and_then(ResourceExt::uid);
+        self.broker.book.leaving.extend(uid);
         self.changed_whole(number);
         self.note(format!("c{number}: leaves"));
-    }
-
-    /// Everything works again; whom the broker has forgotten joins again.
-    pub(crate) fn heal(&mut self) {
-        self.broker_up = true;
-        self.paths_down.clear();
-        let now = self.now();
-        let numbers: Vec<u8> = self.clusters.keys().copied().collect();
-        for number in numbers {
-            let grant = self.grants.now(number);
-            let Some(cluster) = self.clusters.get_mut(&number) else { continue };
-            cluster.linked = true;
-            if cluster.syncer.is_none() {
-                cluster.start(now);
-            }
-            for stream in cluster.streams.values_mut() {
-                stream.held_until = Duration::ZERO;
-            }
-            let id = cluster.id.clone();
-            let member = self.broker.get(Kind::Member, labels::BROKER_NAMESPACE, id.as_str());
-            match (cluster.standing, member) {
-                // A restored broker has the grant of its day; the administrator sets it again.
-                (Standing::Member, Some(Object::Member(had))) if had.spec.grant != grant => {
-                    self.broker.put(objects::member(number, grant).into(), now.wall);
-                }
-                (Standing::Member, None) => {
-                    self.broker.put(objects::member(number, grant).into(), now.wall);
-                    cluster.credential = true;
-                }
-                // Who has left stays away, though a restored broker remembers it: the administrator evicts it.
-                (Standing::Left, Some(_)) => self.evict(&id),
-                // Who was leaving when the broker forgot it has nobody left to tell.
-                (Standing::Leaving, None) => {}
-                _ => {}
-            }
-            self.refresh_gateway(number);
-        }
-    }
-
-    fn evict(&mut self, id: &daisy_api::ClusterId) {
-        self.broker.remove(Kind::Member, labels::BROKER_NAMESPACE, id.as_str());
-        let namespace = id.broker_namespace();
-        let records: Vec<(Kind, String)> =
-            self.broker.objects().filter(|o| o.namespace() == namespace).map(|o| (o.kind(), o.name().to_owned())).collect();
-        for (kind, name) in records {
-            self.broker.remove(kind, &namespace, &name);
-        }
     }
 }

@@ -4,17 +4,21 @@ use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::fmt;
 use std::time::Duration;
 
-use daisy_api::{Grant, ServiceKey, labels};
+use daisy_api::{JoinRequestSpec, ServiceKey, labels};
 use daisy_broker_core::object::{Kind, Object, Place};
 use daisy_broker_core::policy;
 use daisy_broker_core::syncer::{Action, Failure, FailureKind, Verb};
 use daisy_broker_core::time::Now;
 
+use crate::broker::Broker;
 use crate::check;
 use crate::cluster::{SimCluster, Standing};
+use crate::enrol::{Joiner, Wish};
+use crate::membership;
 use crate::model::Grants;
 use crate::objects;
 use crate::random::Random;
+use crate::registrar::Process;
 use crate::store::Store;
 use crate::trace::{self, Trace};
 
@@ -62,10 +66,17 @@ pub(crate) struct World {
     pub(crate) seed: u64,
     pub(crate) random: Random,
     pub(crate) clock: Duration,
-    pub(crate) broker: Store,
+    pub(crate) broker: Broker,
     pub(crate) broker_up: bool,
-    pub(crate) backup: Option<Store>,
+    pub(crate) backup: Option<Broker>,
+    pub(crate) registrar: Process,
     pub(crate) clusters: BTreeMap<u8, SimCluster>,
+    /// Who asks to become a member.
+    pub(crate) joiners: Vec<Joiner>,
+    /// Who was refused, or heard nothing, and asks again when everything works.
+    pub(crate) refused: Vec<Joiner>,
+    /// Every request that was ever made, and what was wished for.
+    pub(crate) asked: BTreeMap<String, (JoinRequestSpec, Wish)>,
     pub(crate) grants: Grants,
     pub(crate) exempt: Exempt,
     pub(crate) paths_down: BTreeSet<(u8, u8)>,
@@ -79,9 +90,9 @@ pub(crate) struct World {
     /// The broker lost data since all was last quiet: nobody leaves then, for the same reason.
     pub(crate) broker_forgot: bool,
     history: VecDeque<String>,
-    trace: Trace,
+    pub(crate) trace: Trace,
     step: u32,
-    actions: u64,
+    pub(crate) actions: u64,
 }
 
 impl World {
@@ -90,10 +101,14 @@ impl World {
             seed,
             random: Random::new(seed),
             clock: Duration::from_secs(1_000),
-            broker: Store::new(Place::Broker, [0, 0]),
+            broker: Broker::new(0),
             broker_up: true,
             backup: None,
+            registrar: Process::default(),
             clusters: BTreeMap::new(),
+            joiners: Vec::new(),
+            refused: Vec::new(),
+            asked: BTreeMap::new(),
             grants: Grants::default(),
             exempt: Exempt::default(),
             paths_down: BTreeSet::new(),
@@ -106,6 +121,7 @@ impl World {
             step: 0,
             actions: 0,
         };
+        world.registrar.start(&world.broker.id);
         for _ in 0..2 + world.random.below(3) {
             world.join();
         }
@@ -127,27 +143,14 @@ impl World {
 
     pub(crate) fn violation(&self, what: impl Into<String>) -> Violation {
         let mut history: Vec<String> = self.history.iter().cloned().collect();
-        history.extend(self.broker.objects().map(|o| format!("broker has {}", o.reference(Place::Broker))));
+        history.extend(self.broker.records.objects().map(|o| format!("broker has {}", o.reference(Place::Broker))));
         Violation { seed: self.seed, step: self.step, what: what.into(), history, trace: self.trace.lines() }
-    }
-
-    /// A new cluster joins, with a grant.
-    pub(crate) fn join(&mut self) {
-        let number = self.clusters.keys().last().map_or(1, |last| last + 1);
-        let grant: Grant = match self.random.below(4) {
-            0 => Grant::none(),
-            1 => "shop-*,web".parse().unwrap_or_default(),
-            _ => Grant::all(),
-        };
-        let now = self.now();
-        self.grants.set(number, grant.clone());
-        self.broker.put(objects::member(number, grant).into(), now.wall);
-        self.clusters.insert(number, SimCluster::new(number, now, self.trace.clone()));
-        self.note(format!("c{number} joins"));
     }
 
     /// Runs the seed to its end.
     pub(crate) fn run(mut self, steps: u32) -> Result<u64, Violation> {
+        // Who is there from the beginning joins first.
+        self.drain()?;
         for step in 0..steps {
             self.step = step;
             self.transition();
@@ -167,14 +170,16 @@ impl World {
     fn micro_step(&mut self) -> Result<(), Violation> {
         let numbers: Vec<u8> = self.clusters.keys().copied().collect();
         let Some(&number) = self.random.pick(&numbers) else { return Ok(()) };
-        match self.random.below(10) {
+        match self.random.below(12) {
             0..=4 => self.deliver_one(number),
             5..=7 => self.perform_one(number)?,
             8 => {
                 let by = Duration::from_millis(self.random.next() % 2_000);
                 self.advance(by);
             }
-            _ => self.registrar(),
+            9 => self.registrar_hears(),
+            10 => self.registrar_acts()?,
+            _ => self.joiner_steps()?,
         }
         Ok(())
     }
@@ -182,6 +187,7 @@ impl World {
     /// Time passes; whoever waited for it is told.
     fn advance(&mut self, by: Duration) {
         self.clock += by;
+        self.registrar.stir();
         let now = self.now();
         for cluster in self.clusters.values_mut() {
             if let Some(syncer) = cluster.syncer.as_mut()
@@ -194,7 +200,7 @@ impl World {
     }
 
     fn deliver_one(&mut self, number: u8) {
-        let (now, up) = (self.now(), self.broker_up);
+        let (now, up) = (self.now(), self.answers(number));
         let Some(cluster) = self.clusters.get_mut(&number) else { return };
         cluster.tell_connection(up, now);
         let reaches = cluster.reaches_broker(up);
@@ -203,16 +209,16 @@ impl World {
             .keys()
             .copied()
             .filter(|which| match which.0 {
-                Place::Broker => reaches && cluster.pending(*which, &self.broker, now),
+                Place::Broker => reaches && cluster.pending(*which, &self.broker.records, now),
                 Place::Here => cluster.pending(*which, &cluster.here, now),
             })
             .collect();
         let Some(which) = self.random.pick(&ready).copied() else { return };
         match which.0 {
-            Place::Broker => cluster.deliver(which, &self.broker, now),
+            Place::Broker => cluster.deliver(which, &self.broker.records, now),
             Place::Here => {
                 // The store is the cluster's own: it is lent out for the call.
-                let here = std::mem::replace(&mut cluster.here, Store::new(Place::Here, [0, 0]));
+                let here = std::mem::replace(&mut cluster.here, Store::new(Place::Here, None));
                 cluster.deliver(which, &here, now);
                 cluster.here = here;
             }
@@ -261,7 +267,7 @@ impl World {
                 cluster.here.perform(&action.reference, &action.verb, now.wall)
             }
             Place::Broker => {
-                let reaches = self.clusters.get(&number).is_some_and(|c| c.reaches_broker(self.broker_up));
+                let reaches = self.clusters.get(&number).is_some_and(|c| c.linked) && self.answers(number);
                 if !reaches {
                     return fail(FailureKind::Unreachable, "no route to the broker".to_owned());
                 }
@@ -269,7 +275,13 @@ impl World {
                     return fail(FailureKind::Refused, why);
                 }
                 // An answer may be lost after the write was done.
-                let result = self.broker.perform(&action.reference, &action.verb, now.wall);
+                let result = self.broker.records.perform(&action.reference, &action.verb, now.wall);
+                if let (Verb::Create(Object::Heartbeat(_)) | Verb::Replace(Object::Heartbeat(_)), Ok(_)) =
+                    (&action.verb, &result)
+                    && let Some(cluster) = self.clusters.get_mut(&number)
+                {
+                    cluster.beat = now.monotonic;
+                }
                 if self.random.chance(3) {
                     return fail(FailureKind::Unreachable, "the answer was lost".to_owned());
                 }
@@ -290,7 +302,7 @@ impl World {
             Verb::Delete { .. } => return Ok(()),
             Verb::Annotate { .. } => return Err(format!("{} is not the broker's to annotate", action.reference)),
         };
-        let Some(Object::Member(member)) = self.broker.get(Kind::Member, labels::BROKER_NAMESPACE, id.as_str()) else {
+        let Some(member) = self.broker.member(&id) else {
             return Err(format!("{id} is no member"));
         };
         let refused = |refusal: policy::Refusal| refusal.to_string();
@@ -303,40 +315,29 @@ impl World {
         }
     }
 
-    /// The registrar ends the membership of those who leave.
-    pub(crate) fn registrar(&mut self) {
-        if !self.broker_up {
-            return;
-        }
-        let leaving = |o: &Object| matches!(o, Object::Cluster(c) if c.spec.leaving);
-        let gone: Vec<String> = self.broker.list(Kind::Cluster).filter(|o| leaving(o)).map(|o| o.name().to_owned()).collect();
-        for name in gone {
-            self.note(format!("the registrar ends {name}'s membership"));
-            self.broker.remove(Kind::Member, labels::BROKER_NAMESPACE, &name);
-            let namespace = format!("{}{name}", labels::BROKER_CLUSTER_NAMESPACE_PREFIX);
-            let records: Vec<(Kind, String)> =
-                self.broker.objects().filter(|o| o.namespace() == namespace).map(|o| (o.kind(), o.name().to_owned())).collect();
-            for (kind, record) in records {
-                self.broker.remove(kind, &namespace, &record);
-            }
-        }
+    /// Whether the broker is up and takes the cluster's token.
+    pub(crate) fn answers(&self, number: u8) -> bool {
+        self.broker_up && self.clusters.get(&number).is_some_and(|cluster| cluster.known(&self.broker))
     }
 
     /// The cluster's gateway follows the Clusters that are mirrored there.
     pub(crate) fn refresh_gateway(&mut self, number: u8) {
         let now = self.now();
-        // Whoever left has no gateway that would answer.
-        let gone: BTreeSet<u8> = self.clusters.values().filter(|c| c.standing != Standing::Member).map(|c| c.number).collect();
+        // Whoever is no member has no gateway that would answer.
+        let there: BTreeSet<u8> = self.clusters.values().filter(|c| c.standing == Standing::Member).map(|c| c.number).collect();
         let Some(cluster) = self.clusters.get_mut(&number) else { return };
         let remote = |o: &&Object| o.name() != cluster.id.as_str();
         let others: Vec<(u8, bool)> = cluster
             .here
             .list(Kind::Cluster)
             .filter(remote)
-            .filter_map(|o| o.name().strip_prefix('c')?.parse::<u8>().ok())
-            .map(|other| (other, !gone.contains(&other) && !self.paths_down.contains(&(number, other))))
+            .filter_map(|o| objects::number(o.name()))
+            .map(|other| (other, there.contains(&other) && !self.paths_down.contains(&(number, other))))
             .collect();
-        let wanted = Object::from(objects::gateway(number, &others));
+        let node = cluster.here.get(Kind::Node, "", objects::node_name(number).as_str());
+        let annotations = node.and_then(|node| node.metadata().annotations.as_ref());
+        let address = annotations.and_then(|all| all.get(labels::NODE_ADDRESS)?.parse().ok());
+        let wanted = Object::from(objects::gateway(&cluster.identity, address, &others));
         let had = cluster.here.get(Kind::Gateway, labels::SYSTEM_NAMESPACE, wanted.name());
         let same = matches!((had, &wanted), (Some(Object::Gateway(a)), Object::Gateway(b)) if a.status == b.status);
         if !same && cluster.standing == Standing::Member {
@@ -348,68 +349,88 @@ impl World {
     fn quiesce(&mut self) -> Result<(), Violation> {
         self.note("everything heals");
         self.heal();
-        let until = self.clock + Duration::from_secs(420);
+        // Long enough for the membership of one that sleeps to run out.
+        let seconds = if self.clusters.values().any(|c| c.asleep) { 800 } else { 420 };
+        let until = self.clock + Duration::from_secs(seconds);
+        // Who was refused is invited again, as long as there is time for what comes of it.
+        let mut again = self.clock + Duration::from_secs(60);
+        let retries = |at: Duration| at + Duration::from_secs(120) < until;
         while self.clock < until {
             self.drain()?;
-            let next = self.clusters.values().filter_map(|c| c.syncer.as_ref()?.poll_timeout()).min();
+            if retries(again) && self.clock >= again {
+                again += Duration::from_secs(60);
+                self.set_right();
+                self.drain()?;
+            }
+            let syncers = self.clusters.values().filter_map(|c| c.syncer.as_ref()?.poll_timeout());
+            let next = syncers.chain(self.registrar.deadline(self.now())).chain(retries(again).then_some(again)).min();
             let at = next.unwrap_or(until).clamp(self.clock + Duration::from_millis(1), until);
             let by = at.saturating_sub(self.clock);
             self.advance(by);
         }
         self.drain()?;
         check::quiet(self)?;
+        membership::quiet(self)?;
         self.exempt = Exempt::default();
         (self.somebody_left, self.broker_forgot) = (false, false);
         let read = self.clusters.values().map(|c| c.read_upto(Place::Broker)).min().unwrap_or(0);
-        self.broker.trim(read);
+        self.broker.records.trim(read.min(self.registrar.read_upto()));
+        self.registrar.trim(&mut self.broker);
         for cluster in self.clusters.values_mut() {
             let read = cluster.read_upto(Place::Here);
             cluster.here.trim(read);
         }
+        self.wake();
         Ok(())
     }
 
     /// Delivers and performs until nothing is left to do at this time.
     fn drain(&mut self) -> Result<(), Violation> {
-        let numbers: Vec<u8> = self.clusters.keys().copied().collect();
-        for &number in &numbers {
-            self.refresh_gateway(number);
-        }
         for round in 0.. {
-            let before = self.busy();
-            if before.is_empty() {
+            let numbers: Vec<u8> = self.clusters.keys().copied().collect();
+            if round == 0 {
+                numbers.iter().for_each(|number| self.refresh_gateway(*number));
+            }
+            if self.is_quiet() {
                 return Ok(());
             }
             if round > 20_000 {
-                return Err(self.violation(format!("it never becomes quiet: {}", before.join(", "))));
+                return Err(self.violation(format!("it never becomes quiet: {}", self.busy().join(", "))));
             }
             for &number in &numbers {
                 self.deliver_one(number);
                 self.perform_one(number)?;
             }
-            self.registrar();
+            self.registrar_hears();
+            self.registrar_acts()?;
+            self.joiner_steps()?;
         }
         Ok(())
     }
 
-    /// What there is still to deliver or to do.
+    /// Whether nothing is to be delivered or done.
+    fn is_quiet(&self) -> bool {
+        let running = || self.clusters.values().filter(|c| c.syncer.is_some());
+        running().all(|c| c.in_flight.is_empty())
+            && running().all(|c| self.pending(c).next().is_none())
+            && self.registrar_is_quiet()
+    }
+
+    /// The cluster's watches that have something to deliver.
+    fn pending<'a>(&'a self, cluster: &'a SimCluster) -> impl Iterator<Item = (Place, Kind)> + 'a {
+        let (now, reaches) = (self.now(), cluster.reaches_broker(self.answers(cluster.number)));
+        cluster.streams.keys().copied().filter(move |which| match which.0 {
+            Place::Broker => reaches && cluster.pending(*which, &self.broker.records, now),
+            Place::Here => cluster.pending(*which, &cluster.here, now),
+        })
+    }
+
+    /// What there is still to deliver or to do, in words.
     fn busy(&self) -> Vec<String> {
-        let (now, up) = (self.now(), self.broker_up);
-        let mut list = Vec::new();
+        let mut list = self.busy_registrar();
         for cluster in self.clusters.values().filter(|c| c.syncer.is_some()) {
-            if let Some(action) = cluster.in_flight.first() {
-                list.push(format!("{}: {:?}", cluster.id, action.verb).chars().take(300).collect());
-            }
-            let reaches = cluster.reaches_broker(up);
-            for which in cluster.streams.keys() {
-                let pending = match which.0 {
-                    Place::Broker => reaches && cluster.pending(*which, &self.broker, now),
-                    Place::Here => cluster.pending(*which, &cluster.here, now),
-                };
-                if pending {
-                    list.push(format!("{}: watch of {:?}", cluster.id, which));
-                }
-            }
+            list.extend(cluster.in_flight.iter().map(|action| format!("{}: {}", cluster.id, trace::action(action))));
+            list.extend(self.pending(cluster).map(|which| format!("{}: watch of {which:?}", cluster.id)));
         }
         list
     }
