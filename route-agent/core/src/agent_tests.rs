@@ -215,6 +215,16 @@ fn networks_that_overlap_ours_are_named_and_not_routed() {
 }
 
 #[test]
+fn where_no_network_is_ipv6_nothing_on_a_node_is() {
+    for (own, links) in [("node-1", TUNNEL), ("node-2", NO_TUNNEL)] {
+        let state = joined(own, links).poll(seconds(0)).expect("joined");
+        assert!(!state.neighbours.is_empty(), "{own} has the other");
+        // A node without IPv6 refuses it.
+        assert_eq!(state.neighbours.keys().find(|address| address.is_ipv6()), None, "{own}");
+    }
+}
+
+#[test]
 fn ipv6_goes_over_ipv4_node_addresses_by_link_local_next_hops() {
     let mut agent = joined("node-2", NO_TUNNEL);
     agent.handle_cluster(&cluster("six", "remote", ["fd20::/48", "fd21::/112", "fd22::/64"], false), seconds(0));

@@ -204,6 +204,14 @@ impl Inputs<'_> {
             }
             state.routes.insert(key(METRIC_UNREACHABLE), Target::Unreachable);
         }
+        // A node may have no IPv6 at all, and would refuse a neighbour that no route needs.
+        let vias: BTreeSet<IpAddr> =
+            state.routes.values().filter_map(|t| if let Target::Node { via, .. } = t { Some(*via) } else { None }).collect();
+        for mac in peers.values().map(|peer| Mac::of_node(peer.address)) {
+            if vias.contains(&mac.link_local().into()) {
+                state.neighbours.insert(mac.link_local().into(), mac);
+            }
+        }
         for route in state.routes.keys() {
             let from_tunnel = route.table == DELIVERY_TABLE;
             state.rules.insert(Rule { ipv6: route.destination.is_ipv6(), table: route.table, from_tunnel });
@@ -225,7 +233,6 @@ impl Inputs<'_> {
             let mac = Mac::of_node(peer.address);
             state.forwarding.insert(mac, peer.underlay);
             state.neighbours.insert(peer.address, mac);
-            state.neighbours.insert(mac.link_local().into(), mac);
             let source = Some(seat.address).filter(|a| a.is_ipv6() == peer.address.is_ipv6());
             let key = RouteKey { table: ROUTE_TABLE, destination: host_network(peer.address), metric: METRIC_ROUTE };
             state.routes.insert(key, Target::OnVxlan { source });
