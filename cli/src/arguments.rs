@@ -115,13 +115,17 @@ impl BrokerTarget {
     pub(crate) const EMBEDDED: &str = "daisy-broker-data/admin.kubeconfig";
 }
 
+/// Where an embedded broker keeps its data: a folder beside whoever types it.
+pub(crate) const DATA: &str = "daisy-broker-data";
+/// Where a new broker's first invitation is written to.
+pub(crate) const INVITATION: &str = "broker-info.daisy";
 /// Daisy's image, in the version of this program.
 pub(crate) const IMAGE: &str = concat!("daisy:", env!("CARGO_PKG_VERSION"));
 
 #[derive(Args, Clone)]
 pub(crate) struct BrokerRole {
     /// Where its keys and database are kept.
-    #[arg(long, default_value = "daisy-broker-data")]
+    #[arg(long, default_value = DATA)]
     pub(crate) data: PathBuf,
     /// The addresses to listen on.
     #[arg(long, default_values = ["0.0.0.0:6443"], value_delimiter = ',')]
@@ -148,7 +152,7 @@ pub(crate) struct DeployBroker {
     #[arg(long, conflicts_with_all = ["kubeconfig", "context", "server", "ca_file", "dry_run"])]
     pub(crate) embedded: bool,
     /// With --embedded: where its keys and database are kept.
-    #[arg(long, default_value = "daisy-broker-data", requires = "embedded")]
+    #[arg(long, default_value = DATA, requires = "embedded")]
     pub(crate) data: PathBuf,
     /// With --embedded: the addresses to listen on.
     #[arg(long, default_values = ["0.0.0.0:6443"], value_delimiter = ',', requires = "embedded")]
@@ -169,7 +173,7 @@ pub(crate) struct DeployBroker {
     #[arg(long, default_value = IMAGE)]
     pub(crate) image: String,
     /// The file to write the first invitation to (all namespaces, 24 hours, 10 uses).
-    #[arg(long, default_value = "broker-info.daisy")]
+    #[arg(long, default_value = INVITATION)]
     pub(crate) output: PathBuf,
     /// Print what would be applied, and change nothing.
     #[arg(long)]

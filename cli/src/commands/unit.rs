@@ -1,18 +1,15 @@
 //! `daisy deploy-broker --embedded --unit KIND`: the same broker as a service of its host, written out for whoever installs it.
 
+use std::net::{Ipv4Addr, SocketAddr};
 use std::path::Path;
 
 use anyhow::{Result, bail};
 
-use crate::arguments::{DeployBroker, Unit};
+use crate::arguments::{DATA, DeployBroker, INVITATION, Unit};
 use crate::output;
 
 /// Where the broker keeps its data unless it is told otherwise, below `/var/lib`; and a volume's name.
 const STATE: &str = "daisy-broker";
-/// What `--data` is when it is not given: a folder beside whoever types it, which a service has not.
-const DATA_NOT_GIVEN: &str = "daisy-broker-data";
-/// Where `deploy-broker` writes the first invitation when it is not told otherwise.
-const INVITATION: &str = "broker-info.daisy";
 
 /// Prints it.
 pub(crate) fn print(options: &DeployBroker, unit: Unit) -> Result<()> {
@@ -33,8 +30,8 @@ fn text(options: &DeployBroker, unit: Unit) -> Result<String> {
 }
 
 /// The words after `daisy`.
-fn words(options: &DeployBroker, data: &str) -> String {
-    let listen = options.listen.iter().map(ToString::to_string).collect::<Vec<_>>().join(",");
+fn words(options: &DeployBroker, listen: &[SocketAddr], data: &str) -> String {
+    let listen = listen.iter().map(ToString::to_string).collect::<Vec<_>>().join(",");
     let advertise = options.advertise.join(",");
     format!("deploy-broker --embedded --data {data} --listen {listen} --advertise {advertise} --output {data}/{INVITATION}")
 }
@@ -42,13 +39,13 @@ fn words(options: &DeployBroker, data: &str) -> String {
 fn systemd(options: &DeployBroker) -> Result<String> {
     let state = match options.data.strip_prefix("/var/lib") {
         Ok(below) if below.components().next().is_some() => below.display().to_string(),
-        Err(_) if options.data == Path::new(DATA_NOT_GIVEN) => STATE.to_owned(),
+        Err(_) if options.data == Path::new(DATA) => STATE.to_owned(),
         Ok(_) | Err(_) => bail!(
             "--data {}: a systemd unit keeps its data below /var/lib, in a folder of its own: --data /var/lib/{STATE}",
             options.data.display()
         ),
     };
-    let words = words(options, &format!("/var/lib/{state}"));
+    let words = words(options, &options.listen, &format!("/var/lib/{state}"));
     let low = options.listen.iter().any(|address| (1..1024).contains(&address.port()));
     let capability = if low { "CAP_NET_BIND_SERVICE" } else { "" };
     Ok(format!(
@@ -84,7 +81,8 @@ WantedBy=multi-user.target
 
 fn podman(options: &DeployBroker) -> Result<String> {
     let volume = match options.data.to_str() {
-        Some(DATA_NOT_GIVEN) => STATE.to_owned(),
+        // Beside whoever types it, which a service has not.
+        Some(DATA) => STATE.to_owned(),
         Some(path) if path.starts_with('/') => path.to_owned(),
         Some(_) | None => {
             bail!("--data {}: a container takes a whole path, from / on; or leave it out", options.data.display())
@@ -94,19 +92,19 @@ fn podman(options: &DeployBroker) -> Result<String> {
         .listen
         .iter()
         .map(|address| {
-            let host = if address.ip().is_unspecified() { String::new() } else { format!("{}:", bracketed(address.ip())) };
-            format!("PublishPort={host}{port}:{port}\n", port = address.port())
+            let port = address.port();
+            let host = if address.ip().is_unspecified() { port.to_string() } else { address.to_string() };
+            format!("PublishPort={host}:{port}\n")
         })
         .collect();
     // In the container it listens on all addresses; which of the host's lead there, the published ports say.
     let mut inside = options.listen.clone();
     for address in &mut inside {
-        address.set_ip(std::net::Ipv4Addr::UNSPECIFIED.into());
+        address.set_ip(Ipv4Addr::UNSPECIFIED.into());
     }
     inside.sort_unstable();
     inside.dedup();
-    let listen = inside.iter().map(ToString::to_string).collect::<Vec<_>>().join(",");
-    let advertise = options.advertise.join(",");
+    let words = words(options, &inside, "/data");
     Ok(format!(
         "# /etc/containers/systemd/daisy-broker.container; then: systemctl daemon-reload && systemctl start daisy-broker
 # Clusters join by /data/{INVITATION} in it: podman cp daisy-broker:/data/{INVITATION} .
@@ -116,7 +114,7 @@ Description=Daisy's broker
 [Container]
 ContainerName=daisy-broker
 Image={image}
-Exec=deploy-broker --embedded --data /data --listen {listen} --advertise {advertise} --output /data/{INVITATION}
+Exec={words}
 Volume={volume}:/data
 {ports}DropCapability=all
 NoNewPrivileges=true
@@ -130,10 +128,6 @@ WantedBy=multi-user.target
 ",
         image = options.image,
     ))
-}
-
-fn bracketed(ip: std::net::IpAddr) -> String {
-    if ip.is_ipv6() { format!("[{ip}]") } else { ip.to_string() }
 }
 
 #[cfg(test)]
