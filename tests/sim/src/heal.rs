@@ -23,6 +23,11 @@ impl World {
 
     fn replace_broker(&mut self, broker: Broker) {
         self.broker = broker;
+        self.cut_syncers();
+    }
+
+    /// Every syncer's watches of the broker break, and each hears whether it can have others.
+    pub(crate) fn cut_syncers(&mut self) {
         let (now, up) = (self.now(), self.broker_up);
         for cluster in self.clusters.values_mut() {
             cluster.break_broker_streams();

@@ -191,15 +191,9 @@ impl World {
 
     fn toggle_broker(&mut self) {
         self.broker_up = !self.broker_up;
-        let (now, up) = (self.now(), self.broker_up);
-        for cluster in self.clusters.values_mut() {
-            cluster.break_broker_streams();
-            let known = cluster.known(&self.broker);
-            cluster.tell_connection(up && known, now);
-            cluster.collect(now);
-        }
-        self.registrar.cut(now);
-        self.note(format!("the broker is up: {up}"));
+        self.cut_syncers();
+        self.registrar.cut(self.now());
+        self.note(format!("the broker is up: {}", self.broker_up));
     }
 
     /// One watch goes quiet for a while, without ending.
