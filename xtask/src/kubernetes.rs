@@ -120,12 +120,16 @@ pub(crate) struct Test {
 
 /// Measures on a bed of its own.
 pub(crate) fn bench(root: &Path) -> Result<Vec<suite::Measured>> {
-    let image = crate::image::run(root, Build::Release, None)?;
-    suite::bench(&suite::Options {
-        bed: "bench".to_owned(),
+    suite::bench(&built(root, Build::Release, "bench".to_owned())?)
+}
+
+/// What is run on a bed of this name, once it is built; the rest is for who asks for more.
+fn built(root: &Path, wanted: Build, bed: String) -> Result<suite::Options> {
+    Ok(suite::Options {
+        bed,
         keep: false,
         only: Vec::new(),
-        image,
+        image: crate::image::run(root, wanted, None)?,
         image_name: format!("daisy:{}", env!("CARGO_PKG_VERSION")),
         daisy: crate::image::target(root).join("image/daisy"),
         hostile: None,
@@ -139,16 +143,9 @@ pub(crate) fn test(root: &Path, options: Test) -> Result<()> {
         (false, true) => Build::Static,
         (false, false) => Build::Release,
     };
-    let image = crate::image::run(root, wanted, None)?;
-    suite::run(&suite::Options {
-        bed: options.name.name,
-        keep: options.keep,
-        only: options.only,
-        image,
-        image_name: format!("daisy:{}", env!("CARGO_PKG_VERSION")),
-        daisy: crate::image::target(root).join("image/daisy"),
-        hostile: Some(hostile(root, options.dev)?),
-    })
+    let built = built(root, wanted, options.name.name)?;
+    let hostile = Some(hostile(root, options.dev)?);
+    suite::run(&suite::Options { keep: options.keep, only: options.only, hostile, ..built })
 }
 
 /// The broker's suite of hostile tests, as `cargo xtask test` builds it.

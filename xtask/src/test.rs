@@ -36,7 +36,7 @@ pub(crate) fn run(root: &Path) -> Result<()> {
 
 /// The lab's walk itself, two ways: as it comes, and larger.
 fn walk(root: &Path) -> Result<()> {
-    let daisy = root.join("target/release/daisy");
+    let daisy = crate::image::target(root).join("release/daisy");
     let daisy = daisy.to_string_lossy();
     let mut passed = 0;
     for shape in [&["--clusters", "2", "--nodes", "2"], &["--clusters", "3", "--nodes", "1"]] {

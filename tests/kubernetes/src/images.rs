@@ -77,14 +77,7 @@ const APPLETS: &[&str] = &[
 /// When a program is missing.
 pub fn tools(folder: &Path) -> Result<PathBuf> {
     let archive = folder.join("tools.tar");
-    let mut image = Image::new(TOOLS, &["/bin/sleep", "infinity"])
-        .file(&programs::file("busybox")?, "/bin/busybox")
-        .folder("/tmp", 0o1777)
-        .text("/etc/nsswitch.conf", "hosts: files dns\n")
-        .text("/etc/passwd", "root:x:0:0:root:/:/bin/sh\nnobody:x:65534:65534:nobody:/:/bin/sh\n");
-    for applet in APPLETS {
-        image = image.link(&format!("/bin/{applet}"), "busybox");
-    }
+    let mut image = with_a_shell(Image::new(TOOLS, &["/bin/sleep", "infinity"]))?;
     for name in ["curl", "dig", "getent", "nc"] {
         image = image.program(&programs::file(name)?.canonicalize()?, &format!("/usr/bin/{name}"))?;
     }

@@ -13,7 +13,7 @@ use super::stage::{SOON, Stage, until};
 use super::supercluster::{INFO, connected, join, start_broker, zones};
 use super::workloads::{Pod, delete, namespace};
 use super::{Options, bed_itself};
-use crate::bed::{self, Bed};
+use crate::bed;
 
 const SPACE: &str = "bench";
 const CLIENT: &str = "bench/client";
@@ -51,15 +51,10 @@ fn row(work: impl Into<String>, who: impl Into<String>, value: f64, unit: &'stat
 /// # Errors
 /// When something does not work, so that there is nothing to measure.
 pub fn bench(options: &Options) -> Result<Vec<Measured>> {
-    let bed = match Bed::open(&options.bed) {
-        Ok(bed) if options.keep => bed,
-        _ => bed::up(&bed::Options { name: options.bed.clone(), clusters: 2, nodes: 2, nat: 1 })?,
-    };
+    let bed = bed::up(&bed::Options { name: options.bed.clone(), clusters: 2, nodes: 2, nat: 1 })?;
     let mut stage = Stage::new(bed, options)?;
     let measured = measure(&mut stage);
-    if !options.keep {
-        bed::down(&options.bed)?;
-    }
+    bed::down(&options.bed)?;
     measured
 }
 
