@@ -1,4 +1,4 @@
-//! The kinds, one file each: Daisy's own, then the two of the MCS API.
+//! The kinds, one file each: Daisy's own, the two of the MCS API, and the About API's one.
 
 mod cluster;
 mod cluster_property;

@@ -168,6 +168,15 @@ fn an_internal_traffic_policy_of_local_is_warned_about() {
     assert!(ready.message.contains("internalTrafficPolicy is Local"), "{}", ready.message);
 }
 
+#[test]
+fn an_internal_traffic_policy_that_nobody_knows_is_the_default() {
+    let world = imported(|spec| spec.internal_traffic_policy = Some("Nonsense".to_owned()));
+    let service =
+        world.import_service("shop/cart").and_then(|service| service.spec).expect("an API server would refuse it else");
+    assert_eq!(service.internal_traffic_policy.as_deref(), Some("Cluster"));
+    assert_eq!(import(&world).spec.internal_traffic_policy.as_deref(), Some("Cluster"));
+}
+
 /// The first endpoint in our slices of shop/cart that has this address.
 fn endpoint(world: &World, address: &str) -> Endpoint {
     let all = slices(world, "daisy-system").into_iter().flat_map(|slice| slice.endpoints);
