@@ -49,11 +49,11 @@ fn list(items: Vec<Value>) -> String {
 
 /// Made before its kubelet registers it, so that its podCIDR is the one that the routes are for.
 fn node(cluster: &Cluster, number: u8) -> Value {
-    let (name, cidr) = (cluster.node(number), cluster.node_pod_cidr(number));
+    let (name, cidrs) = (cluster.node(number), cluster.node_pod_cidrs(number));
     json!({
         "apiVersion": "v1", "kind": "Node",
         "metadata": {"name": name, "labels": {"kubernetes.io/hostname": name, "kubernetes.io/os": "linux"}},
-        "spec": {"podCIDR": cidr, "podCIDRs": [cidr]},
+        "spec": {"podCIDR": cidrs[0], "podCIDRs": cidrs},
     })
 }
 
@@ -73,8 +73,8 @@ networking:
         cluster.name,
         cluster.control_plane_address(),
         components::kubernetes_version()?,
-        cluster.pod_cidr(),
-        cluster.service_cidr()
+        cluster.pod_cidrs().join(","),
+        cluster.service_cidrs().join(",")
     );
     let map = |name: &str, key: &str, text: String| {
         let metadata = json!({"name": name, "namespace": "kube-system"});

@@ -81,7 +81,7 @@ pub(super) fn processes(folders: &Folders, host: &str, role: Role<'_>) -> Vec<Pr
                     format!("--config={}", config("kubelet.yaml")),
                     format!("--kubeconfig={}", config("kubelet.conf")),
                     format!("--hostname-override={host}"),
-                    format!("--node-ip={}", cluster.node_address(number)),
+                    format!("--node-ip={},{}", cluster.node_address(number), cluster.node_address6(number)),
                     "--root-dir=/var/lib/kubelet".into(),
                     "--cert-dir=/var/lib/kubelet/pki".into(),
                 ],
@@ -124,7 +124,7 @@ fn api_server(folders: &Folders, cluster: &Cluster) -> Vec<String> {
         "--service-account-issuer=https://kubernetes.default.svc.cluster.local".into(),
         "--authorization-mode=Node,RBAC".into(),
         "--enable-admission-plugins=NodeRestriction".into(),
-        format!("--service-cluster-ip-range={}", cluster.service_cidr()),
+        format!("--service-cluster-ip-range={}", cluster.service_cidrs().join(",")),
         "--allow-privileged=true".into(),
         "--profiling=false".into(),
     ]
@@ -142,8 +142,8 @@ fn controller_manager(folders: &Folders, host: &str, cluster: &Cluster) -> Vec<S
         "--use-service-account-credentials=true".into(),
         // Nodes are made with their podCIDR, so that routes to them can be there before they are.
         "--allocate-node-cidrs=false".into(),
-        format!("--cluster-cidr={}", cluster.pod_cidr()),
-        format!("--service-cluster-ip-range={}", cluster.service_cidr()),
+        format!("--cluster-cidr={}", cluster.pod_cidrs().join(",")),
+        format!("--service-cluster-ip-range={}", cluster.service_cidrs().join(",")),
         "--leader-elect=false".into(),
         "--profiling=false".into(),
     ]
@@ -216,6 +216,7 @@ state = "/run/containerd"
 }
 
 fn cni(cluster: &Cluster, number: u8) -> String {
+    let [four, six] = cluster.node_pod_cidrs(number);
     format!(
         r#"{{
   "cniVersion": "1.0.0",
@@ -226,11 +227,10 @@ fn cni(cluster: &Cluster, number: u8) -> String {
     "isDefaultGateway": true,
     "hairpinMode": true,
     "mtu": 1500,
-    "ipam": {{"type": "host-local", "dataDir": "/run/cni", "ranges": [[{{"subnet": "{}"}}]]}}
+    "ipam": {{"type": "host-local", "dataDir": "/run/cni", "ranges": [[{{"subnet": "{four}"}}], [{{"subnet": "{six}"}}]]}}
   }}]
 }}
-"#,
-        cluster.node_pod_cidr(number)
+"#
     )
 }
 
@@ -289,7 +289,7 @@ conntrack: {{maxPerCore: 0, min: 0}}
 detectLocalMode: ClusterCIDR
 mode: nftables
 "#,
-        cluster.pod_cidr()
+        cluster.pod_cidrs().join(",")
     )
 }
 

@@ -169,7 +169,12 @@ impl Child {
         let log = OpenOptions::new().create(true).append(true).open(&self.log);
         let log: File = log.with_context(|| format!("opening {}", self.log.display()))?;
         let mut command = Command::new(&self.words[0]);
-        command.args(&self.words[1..]).env_clear().env("PATH", programs::path()).env("HOME", "/root").current_dir("/");
+        // What was built with it comes first: containerd takes the first shim of the path, and a Docker on this machine has its own.
+        let path = match Path::new(&self.words[0]).parent().filter(|folder| folder.is_absolute()) {
+            Some(own) => format!("{}:{}", own.display(), programs::path()),
+            None => programs::path(),
+        };
+        command.args(&self.words[1..]).env_clear().env("PATH", path).env("HOME", "/root").current_dir("/");
         command.stdin(Stdio::null()).stdout(log.try_clone()?).stderr(log).process_group(0);
         let child = command.spawn().with_context(|| format!("starting {}", self.name))?;
         self.running = true;

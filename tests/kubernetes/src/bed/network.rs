@@ -29,9 +29,17 @@ const FORWARDING: &[&str] = &[
     "net.ipv4.conf.all.rp_filter=0",
     "net.ipv4.conf.default.rp_filter=0",
     "net.ipv4.icmp_ratelimit=0",
+    "net.ipv6.conf.all.forwarding=1",
 ];
-/// What nodes are set to: as distributions do, loose reverse path filtering included.
-const NODE: &[&str] = &["net.ipv4.ip_forward=1", "net.ipv4.conf.all.rp_filter=0", "net.ipv4.conf.default.rp_filter=2"];
+/// What nodes are set to: as distributions do, loose reverse path filtering included. Nobody else has their IPv6 addresses, and a pod
+/// need not wait until that is sure.
+const NODE: &[&str] = &[
+    "net.ipv4.ip_forward=1",
+    "net.ipv4.conf.all.rp_filter=0",
+    "net.ipv4.conf.default.rp_filter=2",
+    "net.ipv6.conf.all.forwarding=1",
+    "net.ipv6.conf.default.accept_dad=0",
+];
 
 /// One thing to do in one network namespace.
 #[derive(Debug, PartialEq, Eq)]
@@ -80,8 +88,8 @@ fn steps(plan: &Plan) -> Vec<Step> {
     for (name, role) in &hosts {
         let settings = if matches!(role, Role::Node(..)) { NODE } else { FORWARDING };
         steps.push(Step::Sysctl { host: name.clone(), settings });
-        // IPv6 may be off in the kernel; what fails there is not needed there.
-        steps.push(ip(name, &["link set lo up", "route add unreachable default metric 4278198272"]));
+        let unreachable = "route add unreachable default metric 4278198272";
+        steps.push(ip(name, &["link set lo up".to_owned(), unreachable.to_owned(), format!("-6 {unreachable}")]));
     }
     steps.extend(internet(plan));
     for cluster in &plan.clusters {
@@ -179,23 +187,28 @@ fn router(cluster: &Cluster) -> Vec<Step> {
 /// Control plane and nodes: on the router's bridge, with routes to each other's pods, masquerading what leaves the cluster.
 fn hosts_of(cluster: &Cluster) -> Vec<Step> {
     let router = cluster.router();
-    let mut hosts = vec![("cp".to_owned(), cluster.control_plane(), cluster.control_plane_address(), 0)];
-    hosts.extend(cluster.node_numbers().map(|n| (format!("n{n}"), cluster.node(n), cluster.node_address(n), n)));
+    let addresses = (cluster.control_plane_address(), cluster.control_plane_address6());
+    let mut hosts = vec![("cp".to_owned(), cluster.control_plane(), addresses, 0)];
+    let node = |n| (format!("n{n}"), cluster.node(n), (cluster.node_address(n), cluster.node_address6(n)), n);
+    hosts.extend(cluster.node_numbers().map(node));
     let mut steps = Vec::new();
-    for (port, host, address, number) in hosts {
+    for (port, host, (four, six), number) in hosts {
         steps.push(machine(vec![format!("link add {port} netns {router} type veth peer name eth0 netns {host}")]));
         steps.push(ip(&router, &[format!("link set {port} master lan up")]));
         let mut lines = vec![
             "link set eth0 up".to_owned(),
-            format!("addr add {} dev eth0", cluster.on_network(address)),
+            format!("addr add {} dev eth0", cluster.on_network(four)),
+            format!("addr add {six}/64 dev eth0 nodad"),
             format!("route add default via {} dev eth0 metric 100", cluster.router_address()),
         ];
-        let others = cluster.node_numbers().filter(|n| *n != number);
-        lines
-            .extend(others.map(|n| format!("route add {} via {} dev eth0", cluster.node_pod_cidr(n), cluster.node_address(n))));
+        for other in cluster.node_numbers().filter(|n| *n != number) {
+            let [pods, pods6] = cluster.node_pod_cidrs(other);
+            lines.push(format!("route add {pods} via {} dev eth0", cluster.node_address(other)));
+            lines.push(format!("-6 route add {pods6} via {} dev eth0", cluster.node_address6(other)));
+        }
         steps.push(ip(&host, &lines));
         if number > 0 {
-            let pods = cluster.pod_cidr();
+            let [pods, _] = cluster.pod_cidrs();
             let text = format!(
                 "table ip {TABLE} {{
   chain postrouting {{

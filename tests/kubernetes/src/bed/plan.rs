@@ -12,8 +12,16 @@
 //! 10.(10+10*i).0.0/16  its pods, a /24 a node;               10.(110+10*i).0.0/16 its Services
 //! 198.19.b.(4*i)/30    this machine (.1) and the control plane (.2) of cluster i of bed number b
 //! ```
+//!
+//! Clusters are dual stack, IPv4 first; the internet is IPv4 alone. The IPv6 addresses (RFC 4193) are made of the same numbers, as they
+//! are written:
+//!
+//! ```text
+//! fd00:198:51:i::/64 the nodes of a reachable cluster i;   fd00:192:168:50::/64 those of every one behind NAT
+//! fd00:10:(10+10*i)::/56 its pods, a /64 a node;           fd00:10:(110+10*i)::/112 its Services
+//! ```
 
-use std::net::Ipv4Addr;
+use std::net::{Ipv4Addr, Ipv6Addr};
 
 use anyhow::{Result, bail};
 use serde::{Deserialize, Serialize};
@@ -136,28 +144,47 @@ impl Cluster {
         self.host(2 + number)
     }
 
+    fn host6(&self, number: u8) -> Ipv6Addr {
+        let [third, fourth] = if self.nat { [0x168, 0x50] } else { [0x51, u16::from(self.index)] };
+        Ipv6Addr::new(0xfd00, if self.nat { 0x192 } else { 0x198 }, third, fourth, 0, 0, 0, number.into())
+    }
+
+    /// The IPv6 address of its control plane.
+    #[must_use]
+    pub fn control_plane_address6(&self) -> Ipv6Addr {
+        self.host6(2)
+    }
+
+    /// The IPv6 address of a node.
+    #[must_use]
+    pub fn node_address6(&self, number: u8) -> Ipv6Addr {
+        self.host6(2 + number)
+    }
+
     /// An address of its hosts with the length of their network.
     #[must_use]
     pub fn on_network(&self, address: Ipv4Addr) -> String {
         format!("{address}/{}", self.prefix())
     }
 
-    /// Its pods' addresses.
+    /// Its pods' addresses, IPv4 and IPv6.
     #[must_use]
-    pub fn pod_cidr(&self) -> String {
-        format!("10.{}.0.0/16", 10 + 10 * self.index)
+    pub fn pod_cidrs(&self) -> [String; 2] {
+        let number = 10 + 10 * self.index;
+        [format!("10.{number}.0.0/16"), format!("fd00:10:{number}::/56")]
     }
 
-    /// The addresses of a node's pods.
+    /// The addresses of a node's pods, IPv4 and IPv6.
     #[must_use]
-    pub fn node_pod_cidr(&self, number: u8) -> String {
-        format!("10.{}.{number}.0/24", 10 + 10 * self.index)
+    pub fn node_pod_cidrs(&self, node: u8) -> [String; 2] {
+        let number = 10 + 10 * self.index;
+        [format!("10.{number}.{node}.0/24"), format!("fd00:10:{number}:{node:x}::/64")]
     }
 
-    /// Its Services' addresses.
+    /// Its Services' addresses, IPv4 and IPv6.
     #[must_use]
-    pub fn service_cidr(&self) -> String {
-        format!("{}/16", self.service_address(0))
+    pub fn service_cidrs(&self) -> [String; 2] {
+        [format!("{}/16", self.service_address(0)), format!("fd00:10:{}::/112", 110 + 10 * self.index)]
     }
 
     fn service_address(&self, number: u8) -> Ipv4Addr {
@@ -253,10 +280,12 @@ impl Plan {
         }
     }
 
-    /// What must never be seen between clusters: their pods' and Services' addresses, and Daisy's node ranges and VIPs.
+    /// What must never be seen between clusters, where there is IPv4 alone: their pods' and Services' addresses, and Daisy's node
+    /// ranges and VIPs.
     #[must_use]
     pub fn inner_cidrs(&self) -> Vec<String> {
-        let mut cidrs: Vec<_> = self.clusters.iter().flat_map(|c| [c.pod_cidr(), c.service_cidr()]).collect();
+        let own = |c: &Cluster| [c.pod_cidrs(), c.service_cidrs()].map(|[four, _]| four);
+        let mut cidrs: Vec<_> = self.clusters.iter().flat_map(own).collect();
         cidrs.push("100.64.0.0/10".to_owned());
         cidrs
     }
@@ -290,7 +319,7 @@ mod tests {
         let plan = Plan::new("a", 0, 3, 2, 2).expect("a plan");
         assert_eq!(plan.clusters.iter().map(|c| c.nat).collect::<Vec<_>>(), [false, true, true]);
         assert_eq!(plan.clusters[1].node_address(1), plan.clusters[2].node_address(1));
-        assert_ne!(plan.clusters[1].pod_cidr(), plan.clusters[2].pod_cidr());
+        assert_ne!(plan.clusters[1].pod_cidrs(), plan.clusters[2].pod_cidrs());
     }
 
     #[test]

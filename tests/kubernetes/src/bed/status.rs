@@ -45,7 +45,7 @@ impl Bed {
                 Role::Internet | Role::Broker => String::new(),
                 Role::Router(c) => format!("{} {}", c.public_address(), if c.nat { "NAT" } else { "routed" }),
                 Role::ControlPlane(c) => c.control_plane_address().to_string(),
-                Role::Node(c, n) => format!("{}, pods {}", c.node_address(n), c.node_pod_cidr(n)),
+                Role::Node(c, n) => format!("{}, pods {}", c.node_address(n), c.node_pod_cidrs(n).join(", ")),
             };
             let processes: Vec<_> = config::processes(&folders, &host, role).iter().map(|p| p.name).collect();
             text.push_str(&format!("  {host:24} {state}  {:5} MiB  {what}  {}\n", memory / 1024, processes.join(" ")));

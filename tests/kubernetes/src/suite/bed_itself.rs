@@ -207,7 +207,7 @@ fn no_way_out(stage: &mut Stage) -> Result<()> {
 
 fn api(stage: &mut Stage) -> Result<()> {
     let cidrs = stage.get("staging", &["servicecidr", "kubernetes"])?;
-    let wanted = serde_json::json!([stage.bed.plan.cluster("staging")?.service_cidr()]);
+    let wanted = serde_json::json!(stage.bed.plan.cluster("staging")?.service_cidrs());
     same("ServiceCIDR kubernetes", &wanted, &cidrs["spec"]["cidrs"])?;
     let kinds = stage.kubectl("staging", &["api-resources", "-o", "name"])?;
     for kind in ["validatingadmissionpolicies.admissionregistration.k8s.io", "ipaddresses.networking.k8s.io"] {

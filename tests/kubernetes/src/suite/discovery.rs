@@ -46,12 +46,12 @@ pub(super) fn full(service: &str, zone: &str) -> String {
     format!("{name}.{space}.svc.{zone}")
 }
 
-fn export(stage: &Stage, cluster: &str, service: &str) -> Result<()> {
+pub(super) fn export(stage: &Stage, cluster: &str, service: &str) -> Result<()> {
     let (space, name) = service.split_once('/').unwrap_or(("default", service));
     daisy(stage, cluster, &["export", "service", name, "-n", space, "--context", cluster]).map(drop)
 }
 
-fn unexport(stage: &Stage, cluster: &str, service: &str) -> Result<()> {
+pub(super) fn unexport(stage: &Stage, cluster: &str, service: &str) -> Result<()> {
     let (space, name) = service.split_once('/').unwrap_or(("default", service));
     daisy(stage, cluster, &["unexport", "service", name, "-n", space, "--context", cluster]).map(drop)
 }
@@ -86,7 +86,7 @@ fn answering(stage: &Stage, cluster: &str, host: &str, requests: usize) -> Resul
 }
 
 /// Waits until exactly these pods answer.
-fn answered_by(stage: &Stage, cluster: &str, host: &str, wanted: &[&str]) -> Result<()> {
+pub(super) fn answered_by(stage: &Stage, cluster: &str, host: &str, wanted: &[&str]) -> Result<()> {
     let wanted: BTreeSet<String> = wanted.iter().map(|w| (*w).to_owned()).collect();
     until(SOON, &format!("{host} in {cluster} to be answered by {wanted:?}"), || {
         same("who answers", &wanted, &answering(stage, cluster, host, 24)?)
@@ -94,7 +94,7 @@ fn answered_by(stage: &Stage, cluster: &str, host: &str, wanted: &[&str]) -> Res
 }
 
 /// Takes everything of a case away again. Nobody waits for it: no two cases share a namespace.
-fn tidy(stage: &Stage, clusters: &[&str], namespace: &str) -> Result<()> {
+pub(super) fn tidy(stage: &Stage, clusters: &[&str], namespace: &str) -> Result<()> {
     let words = ["delete", "namespace", namespace, "--ignore-not-found", "--wait=false"];
     clusters.iter().try_for_each(|cluster| stage.kubectl(cluster, &words).map(drop))
 }

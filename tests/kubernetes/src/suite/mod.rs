@@ -5,6 +5,7 @@ mod bed_itself;
 mod bench;
 mod dataplane;
 mod discovery;
+mod dual_stack;
 mod kubernetes_broker;
 mod report;
 mod stack;
@@ -68,6 +69,7 @@ fn cases() -> Vec<Case> {
     cases.extend(availability::cases());
     cases.extend(stack::cases());
     cases.extend(discovery::cases());
+    cases.extend(dual_stack::cases());
     cases.extend(supercluster::end());
     cases.extend(kubernetes_broker::cases());
     cases.extend(bed_itself::after());
