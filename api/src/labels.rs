@@ -13,6 +13,8 @@ pub const BROKER_CLUSTER_NAMESPACE_PREFIX: &str = "daisy-cluster-";
 
 /// Says that an object is Daisy's (the recommended Kubernetes label).
 pub const MANAGED_BY: &str = "app.kubernetes.io/managed-by";
+/// The version of Daisy that an object is of; on namespace `daisy-broker`, the broker's.
+pub const APP_VERSION: &str = "app.kubernetes.io/version";
 /// The value of [`MANAGED_BY`] on everything that is Daisy's.
 pub const MANAGED_BY_DAISY: &str = "daisy";
 /// The ClusterProperty that is the cluster's ID (KEP-2149).

@@ -19,6 +19,7 @@ pub mod keys;
 pub mod kinds;
 pub mod labels;
 pub mod names;
+pub mod version;
 pub mod yaml;
 
 pub use cidr::{Cidr, CidrError};
@@ -26,3 +27,4 @@ pub use cluster_ips::ClusterIps;
 pub use grant::Grant;
 pub use kinds::*;
 pub use names::{ClusterId, NameError, NamespaceName, NodeName, ServiceKey, ServiceName};
+pub use version::Version;

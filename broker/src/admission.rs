@@ -9,15 +9,12 @@
 use daisy_api::labels::{BROKER_NAMESPACE, EXPORT_ID, GROUP};
 use daisy_api::{ClusterId, ClusterSpec, ExportEndpointsSpec, ExportSpec, HeartbeatSpec, JoinRequestSpec, Member, MemberSpec};
 use daisy_broker_core::policy;
-use daisy_broker_core::registrar::request::{REQUEST_NAME_MIN, REQUEST_NAME_PREFIX, unguessable};
+use daisy_broker_core::registrar::request::{REQUEST_NAME_MIN, REQUEST_NAME_PREFIX, REQUESTS_PER_INVITATION, unguessable};
 use serde::de::DeserializeOwned;
 use serde_json::Value;
 use thiserror::Error;
 
 use crate::rights;
-
-/// The most JoinRequests that one invitation may have waiting or answered at a time. They are deleted an hour after the answer.
-pub(crate) const REQUESTS_PER_INVITATION: usize = 100;
 
 /// Why a write is not admitted.
 #[derive(Debug, Clone, PartialEq, Eq, Error)]

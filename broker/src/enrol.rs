@@ -11,7 +11,7 @@ use daisy_api::broker_info::BrokerInfo;
 use daisy_api::keys::VerifyingKey;
 use daisy_api::labels::BROKER_NAMESPACE;
 use daisy_api::{Cidr, ClusterId, JoinPhase, JoinRequest, JoinRequestSpec, JoinRequestStatus, Ranges};
-use daisy_broker_core::registrar::request::{REQUEST_NAME_PREFIX, sign};
+use daisy_broker_core::registrar::request::{REQUEST_NAME_PREFIX, REQUESTS_PER_INVITATION, sign};
 use daisy_kubernetes::Api;
 use ed25519_dalek::SigningKey;
 use k8s_openapi::jiff::Timestamp;
@@ -90,6 +90,15 @@ pub enum EnrolError {
         server: String,
         /// What it says.
         message: String,
+    },
+    /// The registrar has deleted the request unanswered.
+    #[error(
+        "the broker at {server} has dropped the request: this invitation has {REQUESTS_PER_INVITATION} requests there already, which are deleted an hour \
+         after their answer; ask again later, or for another invitation (daisy invite)"
+    )]
+    Dropped {
+        /// The address.
+        server: String,
     },
     /// The registrar refused.
     #[error("refused ({reason}): {message}")]
@@ -278,6 +287,9 @@ async fn answered(requests: &Api<JoinRequest>, name: &str, server: &str) -> Resu
                 if let Some(status) = request.status.filter(|status| status.phase != JoinPhase::Pending) {
                     return Ok(status);
                 }
+            }
+            Err(kube::Error::Api(status)) if status.code == 404 => {
+                return Err(EnrolError::Dropped { server: server.to_owned() });
             }
             Err(kube::Error::Api(status)) if status.code < 500 && status.code != 429 => {
                 return Err(explain(server, &kube::Error::Api(status)));

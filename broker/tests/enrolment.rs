@@ -7,13 +7,16 @@ use std::time::Duration;
 
 use common::{Broker, ask, cidr, cluster, code, id, join, key, refused};
 use daisy_api::broker_info::{BrokerInfo, InvitationToken};
-use daisy_api::{Cluster, ClusterSpec, Envelope, Export, Grant, Member};
+use daisy_api::labels::APP_VERSION;
+use daisy_api::{Cluster, ClusterSpec, Envelope, Export, Grant, Member, Version};
 use daisy_broker::enrol::{Answer, EnrolError};
+use daisy_broker::server::{self, BrokerOptions};
 use daisy_broker::setup::{self, Invite, SetupError};
 use k8s_openapi::api::core::v1::{Event, Namespace};
-use kube::api::{ListParams, PostParams};
+use kube::api::{ListParams, Patch, PatchParams, PostParams};
 use kube::runtime::wait::{await_condition, conditions};
 use kube::{Api, Client, ResourceExt};
+use tokio::sync::oneshot;
 
 const PATIENCE: Duration = Duration::from_secs(20);
 
@@ -314,5 +317,61 @@ async fn the_kubeconfig_is_the_administrators_alone() {
     assert_eq!(setup::broker_id(&broker.admin).await.unwrap(), broker.ready.broker_id);
     // Everything that is made on a Kubernetes cluster can be made here once more, and changes nothing.
     assert_eq!(setup::install(&broker.admin).await.unwrap(), broker.ready.broker_id);
+    broker.stop().await;
+}
+
+/// A broker's record of a cluster, in another version's words.
+async fn says_version(broker: &Broker, client: &Client, name: &str, version: &str) {
+    let clusters: Api<Cluster> = Api::namespaced(client.clone(), &id(name).broker_namespace());
+    let mut record = record(name, &member(&broker.admin, name).await.unwrap(), false);
+    record.spec.version = version.to_owned();
+    clusters.create(&PostParams::default(), &record).await.unwrap();
+}
+
+#[tokio::test]
+async fn a_broker_that_would_not_serve_its_members_does_not_start() {
+    let data = tempfile::tempdir().unwrap();
+    let broker = Broker::start(data.path()).await;
+    let info = broker.invite("all", 10).await;
+    for (n, (name, version)) in [("a", "99.0.0"), ("b", env!("CARGO_PKG_VERSION"))].into_iter().enumerate() {
+        let n = u8::try_from(n).unwrap() + 1;
+        let credential = join(&info, &cluster(name, n), &key(n)).await;
+        says_version(&broker, &broker.member(&credential), name, version).await;
+    }
+    let said = setup::serves_members(&broker.admin, Version::own()).await.unwrap_err().to_string();
+    assert!(said.contains("Cluster a: it runs Daisy 99.0.0") && !said.contains("Cluster b"), "{said}");
+    setup::serves_members(&broker.admin, Version::new(99, 0, 1)).await.unwrap_err();
+    broker.stop().await;
+
+    let options = BrokerOptions {
+        data_dir: data.path().to_owned(),
+        listen: vec!["127.0.0.1:0".parse().unwrap()],
+        ..BrokerOptions::default()
+    };
+    let error = server::run(options, oneshot::channel().0, std::future::pending()).await.unwrap_err();
+    let said = format!("{error:#}");
+    assert!(said.contains("nothing was changed") && said.contains("99.0.0"), "{said}");
+}
+
+#[tokio::test]
+async fn a_member_reads_its_brokers_version() {
+    let data = tempfile::tempdir().unwrap();
+    let broker = Broker::start(data.path()).await;
+    // As a broker that was made by a version which did not say its own, and that its administrator has labelled.
+    let namespaces: Api<Namespace> = Api::all(broker.admin.clone());
+    let labels = serde_json::json!({ "metadata": { "labels": { APP_VERSION: null, "team": "platform" } } });
+    namespaces.patch("daisy-broker", &PatchParams::default(), &Patch::Merge(&labels)).await.unwrap();
+    assert_eq!(setup::version(&broker.admin).await.unwrap(), None);
+    broker.stop().await;
+
+    let broker = Broker::start(data.path()).await;
+    let info = broker.invite("all", 10).await;
+    let client = broker.member(&join(&info, &cluster("local", 1), &key(1)).await);
+    assert_eq!(setup::version(&client).await.unwrap(), Some(Version::own()));
+    // That namespace and no other, and nobody's list.
+    let own: Api<Namespace> = Api::all(client.clone());
+    assert_eq!(own.get("daisy-broker").await.unwrap().labels()["team"], "platform");
+    assert_eq!(code(own.get("daisy-cluster-local").await), 403);
+    assert_eq!(code(own.list(&ListParams::default()).await), 403);
     broker.stop().await;
 }

@@ -31,6 +31,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use daisy_api::labels::{INVITED_GRANT, MANAGED_BY, MANAGED_BY_DAISY};
 use daisy_api::{
     Cluster, ClusterId, Heartbeat, Invitation, InvitationStatus, JoinPhase, JoinRequest, JoinRequestStatus, Member, MemberSpec,
+    Version,
 };
 use k8s_openapi::api::core::v1::Namespace;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
@@ -48,6 +49,8 @@ use observed::{Asked, Observed};
 pub struct Options {
     /// The UID of the broker's `daisy-broker` namespace; requests are signed for it.
     pub broker_id: String,
+    /// The broker's version: clusters that it does not serve are refused.
+    pub version: Version,
     /// Whether clusters may have ranges of public addresses.
     pub public_cidrs: bool,
     /// How long a membership lasts without a heartbeat: 7 days.
@@ -68,6 +71,7 @@ impl Options {
     pub fn new(broker_id: impl Into<String>) -> Self {
         Self {
             broker_id: broker_id.into(),
+            version: Version::own(),
             public_cidrs: false,
             membership: SignedDuration::from_hours(7 * 24),
             reservation: SignedDuration::from_hours(1),
@@ -199,15 +203,7 @@ impl Registrar {
             let not_before = now.saturating_add(pause).unwrap_or(Timestamp::MAX);
             self.backoff.insert(work.clone(), Backoff { failures, not_before });
             self.timers.insert((not_before, work));
-            let asker = match &action {
-                Action::Answer { request, .. } => self.observed.asker(request),
-                Action::Admit(_)
-                | Action::EndMember { .. }
-                | Action::RemoveCluster { .. }
-                | Action::DeleteRequest { .. }
-                | Action::DeleteInvitation { .. } => None,
-            };
-            self.attempts.failed(action, asker);
+            self.attempts.failed(action, |request| self.observed.asker(request));
             return;
         }
         self.backoff.remove(&work);
@@ -350,6 +346,10 @@ impl Registrar {
             self.timers.insert((kept_until, work));
             return None;
         }
+        // Else whoever holds one invitation could fill the broker's quota, and keep those of all others out.
+        if self.observed.before(&name, asked) >= request::REQUESTS_PER_INVITATION {
+            return Some((work, Action::DeleteRequest { name }));
+        }
         let spec = match &asked.spec {
             Ok(spec) => spec,
             Err(cause) => {
@@ -363,12 +363,11 @@ impl Registrar {
             (Work::Namespace(id.clone()), Action::RemoveCluster { id })
         } else {
             let verdict = judge::judge(&self.world(&spec.invitation, asked.made, now), &name, spec);
-            let spec = spec.clone();
             let action = self.act(&name, verdict, now)?;
             if !matches!(action, Action::EndMember { .. }) {
                 return Some((work, action));
             }
-            self.attempts.replaces(name, &spec);
+            self.attempts.replaces(name, spec);
             (Work::Member(id), action)
         };
         // Something else has to be done before the request, with a backoff of its own.

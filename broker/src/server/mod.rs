@@ -19,8 +19,11 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use anyhow::{Context, bail};
+use daisy_api::Version;
 use daisy_api::labels::{BROKER_NAMESPACE, GROUP};
 use daisy_api_server::{Handle, Limits, Options, Server};
+use kube::ResourceExt;
+use serde_json::{Value, json};
 use tokio::sync::{oneshot, watch};
 use tracing::{info, warn};
 
@@ -172,16 +175,23 @@ async fn register(client: kube::Client, options: RegistrarOptions, metrics: Metr
     }
 }
 
-/// Makes sure that kinds, namespace and roles are there. Returns the broker's ID.
+/// Makes sure that kinds, namespace and roles are there, and that every member is served. Returns the broker's ID.
 async fn furnish(handle: &Handle) -> anyhow::Result<String> {
+    let (clusters, _) = handle.list(&daisy_api_server::ResourceKey::new(GROUP, "clusters"), None);
+    let text = |cluster: &Value, at: &str| cluster.pointer(at).and_then(Value::as_str).unwrap_or_default().to_owned();
+    let records: Vec<_> = clusters.iter().map(|one| (text(one, "/metadata/name"), text(one, "/spec/version"))).collect();
+    setup::serves(Version::own(), records.iter().map(|(id, version)| (id.clone(), version.as_str())))?;
     for definition in daisy_api::crds::broker() {
         handle.apply(serde_json::to_value(definition)?).await?;
     }
     let namespaces = daisy_api_server::ResourceKey::of::<k8s_openapi::api::core::v1::Namespace>();
     let there = handle.get(&namespaces, "", BROKER_NAMESPACE).is_some();
     for object in setup::manifests::roles()? {
-        // What an administrator wrote on a namespace that is there stays.
-        if !(there && object.types.as_ref().is_some_and(|types| types.kind == "Namespace")) {
+        if there && object.types.as_ref().is_some_and(|types| types.kind == "Namespace") {
+            // What an administrator wrote on a namespace that is there stays.
+            let labels = json!({ "metadata": { "labels": object.labels() } });
+            handle.patch(&namespaces, "", BROKER_NAMESPACE, labels).await?;
+        } else {
             handle.apply(serde_json::to_value(object)?).await?;
         }
     }

@@ -1,5 +1,8 @@
 //! The files of `manifests/broker`, which are in this program.
 
+use daisy_api::Version;
+use daisy_api::labels::APP_VERSION;
+use kube::ResourceExt;
 use kube::api::DynamicObject;
 use serde_json::Value;
 
@@ -19,12 +22,16 @@ pub fn kinds() -> Result<Vec<DynamicObject>, ApplyError> {
     daisy_api::crds::broker().iter().map(apply::object).collect()
 }
 
-/// The namespace, and the roles of members and of the invited: what every broker has.
+/// The namespace, which says the broker's version, and the roles of members and of the invited: what every broker has.
 ///
 /// # Errors
 /// Never, as tested.
 pub fn roles() -> Result<Vec<DynamicObject>, ApplyError> {
-    files(&[NAMESPACE, RBAC])
+    let mut all = files(&[NAMESPACE, RBAC])?;
+    for object in all.iter_mut().filter(|object| object.types.as_ref().is_some_and(|types| types.kind == "Namespace")) {
+        object.labels_mut().insert(APP_VERSION.to_owned(), Version::own().to_string());
+    }
+    Ok(all)
 }
 
 /// Admission policies and quota, which an embedded broker has built in.

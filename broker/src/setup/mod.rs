@@ -5,9 +5,11 @@ pub mod manifests;
 use std::time::Duration;
 
 use daisy_api::broker_info::{BrokerInfo, InvitationToken};
-use daisy_api::labels::{BROKER_NAMESPACE, INVITED_GRANT, MANAGED_BY, MANAGED_BY_DAISY};
+use daisy_api::labels::{
+    APP_VERSION, BROKER_CLUSTER_NAMESPACE_PREFIX, BROKER_NAMESPACE, INVITED_GRANT, MANAGED_BY, MANAGED_BY_DAISY,
+};
 use daisy_api::names::is_label;
-use daisy_api::{ClusterId, Grant, Invitation, InvitationSpec, Member};
+use daisy_api::{Cluster, ClusterId, Grant, Invitation, InvitationSpec, Member, Version};
 use daisy_kubernetes::Api;
 use k8s_openapi::api::core::v1::{ConfigMap, Namespace, ResourceQuota, ServiceAccount};
 use k8s_openapi::api::rbac::v1::RoleBinding;
@@ -62,6 +64,9 @@ pub enum SetupError {
         /// How many.
         uses: u32,
     },
+    /// Members that a broker of this version would not serve.
+    #[error("a broker of this version would not serve every member; nothing was changed. {}", .0.join("; "))]
+    Unserved(Vec<String>),
     /// A ResourceQuota that nobody counts.
     #[error(
         "ResourceQuota daisy-broker/daisy was not counted within {seconds} s, so that the API server takes no object of Daisy's there: does the cluster's kube-controller-manager run?"
@@ -208,6 +213,44 @@ pub async fn broker_id(client: &Client) -> Result<String, SetupError> {
     let namespaces: Api<Namespace> = Api::all(client.clone());
     let namespace = namespaces.get_opt(BROKER_NAMESPACE).await.doing(|| format!("reading namespace {BROKER_NAMESPACE}"))?;
     namespace.and_then(|namespace| namespace.uid()).ok_or(SetupError::NoBroker)
+}
+
+/// The broker's version, as its namespace has it; none where that does not say.
+///
+/// # Errors
+/// An API server that cannot be asked, or that does not let this user read the namespace.
+pub async fn version(client: &Client) -> Result<Option<Version>, SetupError> {
+    let namespaces: Api<Namespace> = Api::all(client.clone());
+    let namespace = namespaces.get_opt(BROKER_NAMESPACE).await.doing(|| format!("reading namespace {BROKER_NAMESPACE}"))?;
+    Ok(namespace.and_then(|namespace| namespace.labels().get(APP_VERSION)?.parse().ok()))
+}
+
+/// Refuses to make a broker of this version of an API server whose members it would not serve.
+///
+/// # Errors
+/// Which members these are, or what the API server refuses.
+pub async fn serves_members(client: &Client, own: Version) -> Result<(), SetupError> {
+    let clusters: Api<Cluster> = Api::all(client.clone());
+    let all = match clusters.list(&ListParams::default()).await {
+        // No such kind: no broker yet.
+        Err(error) if is_code(&error, 404) => return Ok(()),
+        other => other.doing(|| "listing Clusters".to_owned())?.items,
+    };
+    let records = all.iter().filter(|cluster| cluster.namespace().is_some_and(|own| is_members(&own)));
+    serves(own, records.map(|cluster| (cluster.name_any(), cluster.spec.version.as_str())))
+}
+
+/// Whether a namespace is a member's, here on its broker; a cluster that is a broker too has records of its own elsewhere.
+fn is_members(namespace: &str) -> bool {
+    namespace.starts_with(BROKER_CLUSTER_NAMESPACE_PREFIX)
+}
+
+/// Refuses clusters that a broker of version `own` does not serve. One that does not say its version is not judged.
+pub(crate) fn serves<'a>(own: Version, clusters: impl Iterator<Item = (String, &'a str)>) -> Result<(), SetupError> {
+    let unserved: Vec<String> = clusters
+        .filter_map(|(id, version)| Some(format!("Cluster {id}: {}", own.serves(version.parse().ok()?).err()?)))
+        .collect();
+    if unserved.is_empty() { Ok(()) } else { Err(SetupError::Unserved(unserved)) }
 }
 
 /// `length` characters of a-z and 2-7, of 5 random bits each.

@@ -200,7 +200,7 @@ pub fn cluster(name: &str, n: u8) -> Ask {
         cluster_cidrs: vec![cidr(&format!("10.{n}.0.0/16"))],
         service_cidrs: vec![cidr(&format!("10.{}.0.0/16", n + 100))],
         replace: false,
-        version: "test".into(),
+        version: env!("CARGO_PKG_VERSION").into(),
     }
 }
 

@@ -10,7 +10,7 @@ use anyhow::{Context, Result, bail};
 use daisy_api::broker_info::BrokerInfo;
 use daisy_api::keys::{PublicKey, VerifyingKey};
 use daisy_api::labels::BROKER_NAMESPACE;
-use daisy_api::{ClusterId, JoinRequest, JoinRequestSpec};
+use daisy_api::{ClusterId, JoinRequest, JoinRequestSpec, Version};
 use daisy_broker::apply::{self, Applied, Applier};
 use daisy_broker::enrol::{self, EnrolError};
 use daisy_broker::setup::{self, Address, Invite as Invitation, manifests};
@@ -153,10 +153,13 @@ async fn look(
     )
     .await?;
     let mut needs = preflight::needs_of(&objects.all())?;
+    needs.extend(preflight::handed_on(client, &objects.all()).await?);
     needs.push(Need::new("create", ("", "serviceaccounts/token"), Some(BROKER_NAMESPACE)));
     needs.push(Need::new("create", ("daisy.supercluster.local", "invitations"), Some(BROKER_NAMESPACE)));
     needs.push(Need::new("create", ("", "configmaps"), Some(BROKER_NAMESPACE)));
+    needs.push(Need::new("list", ("daisy.supercluster.local", "clusters"), None));
     preflight::rights(client, needs, "deploy a broker").await?;
+    setup::serves_members(client, Version::own()).await?;
     preflight::rehearse(client, &objects.all()).await?;
     let address = address(config, client, options).await?;
     vouched(config, &address, progress).await?;

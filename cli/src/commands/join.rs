@@ -5,9 +5,10 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, bail};
 use daisy_api::broker_info::BrokerInfo;
-use daisy_api::{Cluster, Gateway, Member, conditions, labels};
+use daisy_api::{Cluster, Gateway, Member, Version, conditions, labels};
 use daisy_broker::apply::{self, Applied, Applier};
 use daisy_broker::enrol::{self, Answer, Ask};
+use daisy_broker::setup;
 use daisy_kubernetes::Api;
 use ed25519_dalek::SigningKey;
 use k8s_openapi::ByteString;
@@ -52,7 +53,8 @@ pub(crate) async fn run(options: Join) -> Result<()> {
         return dry_run(&options, &info, &plan, &settings);
     }
 
-    let access = match if options.replace { None } else { kept_access(&info, &plan, &options).await } {
+    let kept = if options.replace { None } else { kept_access(&info, &plan, &options).await? };
+    let access = match kept {
         Some(kept) => kept,
         None => ask(&info, &options, &plan, &mut progress).await?,
     };
@@ -127,14 +129,19 @@ fn dry_run(options: &Join, info: &BrokerInfo, plan: &Plan, settings: &Settings) 
 
 /// What an earlier join left, with the broker's address as it is now, where its credential is still good: then there is nothing to
 /// ask for.
-async fn kept_access(info: &BrokerInfo, plan: &Plan, options: &Join) -> Option<Access> {
-    let had = |key: &str| plan.access(key).map(|bytes| String::from_utf8_lossy(bytes).into_owned());
-    let token = had("token")?;
-    let client = enrol::client(&info.server, &info.ca, &token).ok()?;
-    let members: Api<Member> = Api::namespaced(client, labels::BROKER_NAMESPACE);
-    members.get(options.clusterid.as_str()).await.ok()?;
+async fn kept_access(info: &BrokerInfo, plan: &Plan, options: &Join) -> Result<Option<Access>> {
+    let Some(token) = plan.access("token").map(|bytes| String::from_utf8_lossy(bytes).into_owned()) else { return Ok(None) };
+    let Ok(client) = enrol::client(&info.server, &info.ca, &token) else { return Ok(None) };
+    let members: Api<Member> = Api::namespaced(client.clone(), labels::BROKER_NAMESPACE);
+    if members.get(options.clusterid.as_str()).await.is_err() {
+        return Ok(None);
+    }
+    // Nobody is asked, and so nobody but this looks at the versions. One that does not say its own is older than the rule.
+    if let Ok(Some(broker)) = setup::version(&client).await {
+        broker.serves(Version::own()).with_context(|| format!("cluster {} stays as it is", options.clusterid))?;
+    }
     // The token is not written again: the syncer may have renewed it meanwhile.
-    Some(vec![("server", info.server.clone()), ("ca", info.ca.clone())])
+    Ok(Some(vec![("server", info.server.clone()), ("ca", info.ca.clone())]))
 }
 
 /// Asks the registrar, and returns what goes into the Secret.

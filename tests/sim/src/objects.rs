@@ -7,7 +7,7 @@ use daisy_api::keys::{PublicKey, VerifyingKey};
 use daisy_api::{
     Cidr, ClusterId, Connection, ConnectionStatus, Gateway, GatewayRecord, GatewaySpec, GatewayStatus, Grant, Invitation,
     InvitationSpec, JoinRequest, JoinRequestSpec, Member, NodeName, Reach, ServiceExport, ServiceExportSpec, ServiceKey,
-    TunnelEndpoint, labels,
+    TunnelEndpoint, Version, labels,
 };
 use daisy_broker_core::registrar::request::{SigningKey, sign};
 use k8s_openapi::api::core::v1::{Namespace, Node, Service, ServicePort, ServiceSpec};
@@ -69,7 +69,7 @@ impl Identity {
             signing_key: VerifyingKey::from_bytes([0; 32]),
             signature: None,
             replace: to.replace,
-            version: String::new(),
+            version: Version::own().to_string(),
         };
         sign(&self.key(), to.broker_id, name, &mut spec);
         let mut request = JoinRequest::new(name, spec);

@@ -23,8 +23,8 @@ struct Attempt {
 pub(super) struct Attempts(BTreeMap<String, Attempt>);
 
 impl Attempts {
-    /// The action failed, and may have been done as far as it matters to others. `asker`: who made the request that it answers.
-    pub(super) fn failed(&mut self, action: Action, asker: Option<ClusterId>) {
+    /// The action failed, and may have been done as far as it matters to others. `asker` knows who made a request.
+    pub(super) fn failed(&mut self, action: Action, asker: impl FnOnce(&str) -> Option<ClusterId>) {
         let (request, attempt) = match action {
             Action::Admit(admission) => {
                 let Some(id) = admission.id() else { return };
@@ -32,7 +32,7 @@ impl Attempts {
                 (admission.request, Attempt { id, invitation: admission.invitation, ranges, admits: true, stands: true })
             }
             Action::Answer { request, invitation, status } if status.phase == JoinPhase::Reserved => {
-                let (Some(id), Some(ranges)) = (asker, status.ranges) else { return };
+                let (Some(id), Some(ranges)) = (asker(&request), status.ranges) else { return };
                 (request, Attempt { id, invitation, ranges, admits: false, stands: false })
             }
             Action::Answer { .. }

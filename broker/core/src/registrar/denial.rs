@@ -1,5 +1,6 @@
 //! Why a JoinRequest is refused: a reason for programs, and a message that says what to do.
 
+use daisy_api::version::{Skew, VersionError};
 use daisy_api::{Cidr, ClusterId, JoinPhase, JoinRequestStatus, Ranges};
 use k8s_openapi::jiff::Timestamp;
 use thiserror::Error;
@@ -50,6 +51,20 @@ pub enum Denial {
          or the request was changed on its way; ask for the file again (daisy invite)"
     )]
     BadSignature,
+    /// The version of the asker is none.
+    #[error("spec.version: {error}; ask with a daisy of this broker's version")]
+    NoVersion {
+        /// What is wrong with it.
+        error: VersionError,
+    },
+    /// The broker and the cluster are too far apart.
+    #[error("cluster {id} cannot join: {skew}")]
+    VersionSkew {
+        /// The cluster.
+        id: ClusterId,
+        /// The versions, and what to do.
+        skew: Skew,
+    },
     /// A CIDR that no cluster can have, or that collides with another of the same request.
     #[error("{field} {value}: {why}")]
     InvalidCidr {
@@ -179,6 +194,8 @@ impl Denial {
             Self::InvitationExpired { .. } => "InvitationExpired",
             Self::InvitationUsedUp { .. } => "InvitationUsedUp",
             Self::BadSignature => "BadSignature",
+            Self::NoVersion { .. } => "NoVersion",
+            Self::VersionSkew { .. } => "VersionSkew",
             Self::InvalidCidr { .. } => "InvalidCidr",
             Self::CidrOverlap(_) => "CidrOverlap",
             Self::IdTooLong { .. } => "IdTooLong",

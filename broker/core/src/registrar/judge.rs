@@ -56,6 +56,8 @@ pub(super) fn judge(world: &World<'_>, name: &str, spec: &JoinRequestSpec) -> Ve
 
 fn attempt(world: &World<'_>, name: &str, spec: &JoinRequestSpec) -> Result<Verdict, Denial> {
     let invitation = invited(world, name, spec)?;
+    let version = spec.version.parse().map_err(|error| Denial::NoVersion { error })?;
+    world.options.version.serves(version).map_err(|skew| Denial::VersionSkew { id: spec.cluster_id.clone(), skew })?;
     if spec.cluster_id.as_str().len() > super::denial::ID_MAX {
         return Err(Denial::IdTooLong { id: spec.cluster_id.clone() });
     }

@@ -428,6 +428,13 @@ impl Observed {
         Some(self.asked(name)?.spec.as_ref().ok()?.cluster_id.clone())
     }
 
+    /// How many requests there are that were made before this one, by the same invitation.
+    pub(super) fn before(&self, name: &str, asked: &Asked) -> usize {
+        let of = |one: &Asked| one.spec.as_ref().map_or(String::new(), |spec| spec.invitation.clone());
+        let (invitation, own) = (of(asked), (asked.made, name));
+        self.requests.iter().filter(|(name, one)| (one.made, name.as_str()) < own && of(one) == invitation).count()
+    }
+
     /// A request's status: as answered here, or as seen.
     pub(super) fn status<'a>(&'a self, name: &str, asked: &'a Asked) -> &'a JoinRequestStatus {
         self.answered.get(name).map_or(&asked.status, |(status, _)| status)

@@ -13,6 +13,9 @@ pub const REQUEST_NAME_MIN: usize = 31;
 /// What the name of every JoinRequest begins with.
 pub const REQUEST_NAME_PREFIX: &str = "join-";
 
+/// The most JoinRequests that one invitation may have waiting or answered at a time. They are deleted an hour after the answer.
+pub const REQUESTS_PER_INVITATION: usize = 100;
+
 /// Whether a JoinRequest's name is too long to be guessed, as far as a name shows it.
 #[must_use]
 pub fn unguessable(name: &str) -> bool {

@@ -4,7 +4,7 @@ mod store;
 use proptest::prelude::*;
 
 use super::*;
-use store::{Asker, Broker, cidr, id};
+use store::{Asker, BROKER, Broker, cidr, id};
 
 fn broker() -> Broker {
     let mut broker = Broker::new();
@@ -234,6 +234,46 @@ fn an_id_leaves_room_for_its_namespace() {
     assert_eq!(status.phase, JoinPhase::Admitted, "{}", status.message);
     let status = broker.answer(&Asker::new("a23456789-b23456789-c23456789-d23456789-e234567890", "10.3.0.0/16", "10.4.0.0/16"));
     assert_eq!(status.reason, "IdTooLong");
+}
+
+#[test]
+fn a_version_that_the_broker_does_not_serve_is_refused_and_named() {
+    let options = Options { version: Version::new(1, 4, 2), ..Options::new(BROKER) };
+    let mut broker = Broker::with(options);
+    broker.invite("first", "all", 5);
+    for (version, reason) in
+        [("1.2.0", "VersionSkew"), ("1.5.0", "VersionSkew"), ("2.0.0", "VersionSkew"), ("", "NoVersion"), ("new", "NoVersion")]
+    {
+        for asker in [staging(), Asker::reserving("staging")] {
+            let status = broker.answer(&Asker { version, ..asker });
+            assert_eq!(status.reason, reason, "{version}: {}", status.message);
+            let both = status.message.contains("1.4.2") && status.message.contains(version);
+            assert!(reason == "NoVersion" || both, "{}", status.message);
+        }
+    }
+    for version in ["1.3.9", "1.4.0"] {
+        assert_eq!(broker.answer(&Asker { version, ..staging() }).phase, JoinPhase::Admitted);
+    }
+    // A member that was upgraded before its broker is told so, and stays the member that it is.
+    assert_eq!(broker.answer(&Asker { version: "1.5.0", ..staging() }).reason, "VersionSkew");
+    assert!(broker.members.contains_key(&id("staging")));
+}
+
+#[test]
+fn what_one_invitation_asks_too_often_is_deleted_and_others_are_served() {
+    let mut broker = broker();
+    broker.invite("second", "all", 10);
+    for _ in 0..request::REQUESTS_PER_INVITATION {
+        broker.ask(&Asker { pods: vec![cidr("127.0.0.0/16")], ..staging() });
+    }
+    let beyond: Vec<String> = (0..50).map(|_| broker.ask(&staging())).collect();
+    broker.settle();
+    assert!(beyond.iter().all(|name| !broker.requests.contains_key(name)), "those beyond are gone");
+    assert_eq!(broker.requests.len(), request::REQUESTS_PER_INVITATION, "the others were answered and are kept");
+    assert_eq!(broker.answer(&Asker { invitation: "second", ..staging() }).phase, JoinPhase::Admitted);
+    // Once the answered ones have gone, it is served again.
+    broker.pass(hours(2));
+    assert_eq!(broker.answer(&staging()).phase, JoinPhase::Admitted);
 }
 
 #[test]

@@ -9,6 +9,7 @@ use ed25519_dalek::SigningKey;
 use super::super::*;
 
 pub(super) const BROKER: &str = "broker-uid";
+const OWN: &str = env!("CARGO_PKG_VERSION");
 
 pub(super) fn at(seconds: i64) -> Timestamp {
     Timestamp::from_second(1_700_000_000 + seconds).expect("in range")
@@ -32,16 +33,17 @@ pub(super) struct Asker {
     pub(super) pods: Vec<Cidr>,
     pub(super) services: Vec<Cidr>,
     pub(super) replace: bool,
+    pub(super) version: &'static str,
 }
 
 impl Asker {
     pub(super) fn new(id: &'static str, pods: &str, services: &str) -> Self {
         let (pods, services) = (vec![cidr(pods)], vec![cidr(services)]);
-        Self { id, uid: id, key: 1, invitation: "first", pods, services, replace: false }
+        Self { id, uid: id, key: 1, invitation: "first", pods, services, replace: false, version: OWN }
     }
 
     pub(super) fn reserving(id: &'static str) -> Self {
-        Self { id, uid: "none-yet", key: 1, invitation: "first", pods: Vec::new(), services: Vec::new(), replace: false }
+        Self { uid: "none-yet", pods: Vec::new(), services: Vec::new(), ..Self::new(id, "10.0.0.0/16", "10.1.0.0/16") }
     }
 
     pub(super) fn spec(&self, name: &str) -> JoinRequestSpec {
@@ -55,7 +57,7 @@ impl Asker {
             signing_key: VerifyingKey::from_bytes([0; 32]),
             signature: None,
             replace: self.replace,
-            version: String::new(),
+            version: self.version.into(),
         };
         request::sign(&SigningKey::from_bytes(&[self.key; 32]), BROKER, name, &mut spec);
         spec
@@ -74,6 +76,7 @@ enum Event {
 
 /// The broker, and the registrar that watches it.
 pub(super) struct Broker {
+    options: Options,
     pub(super) registrar: Registrar,
     pub(super) invitations: BTreeMap<String, Invitation>,
     pub(super) members: BTreeMap<ClusterId, Member>,
@@ -92,8 +95,13 @@ pub(super) struct Broker {
 
 impl Broker {
     pub(super) fn new() -> Self {
+        Self::with(Options::new(BROKER))
+    }
+
+    pub(super) fn with(options: Options) -> Self {
         let mut broker = Self {
-            registrar: Registrar::new(Options::new(BROKER)),
+            registrar: Registrar::new(options.clone()),
+            options,
             invitations: BTreeMap::new(),
             members: BTreeMap::new(),
             requests: BTreeMap::new(),
@@ -112,7 +120,7 @@ impl Broker {
 
     /// The registrar begins anew, with what the store holds.
     pub(super) fn restart(&mut self) {
-        self.registrar = Registrar::new(Options::new(BROKER));
+        self.registrar = Registrar::new(self.options.clone());
         self.events.clear();
         self.relist();
         self.tell(usize::MAX);
