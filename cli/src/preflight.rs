@@ -1,5 +1,6 @@
 //! What is looked at before anything is changed: the API server's version, the APIs that it has, the user's rights.
 
+use std::borrow::Cow;
 use std::collections::{BTreeMap, BTreeSet};
 
 use anyhow::{Context, Result, bail};
@@ -7,6 +8,7 @@ use daisy_broker::apply::{self, Applier};
 use daisy_kubernetes::Api;
 use futures::StreamExt;
 use k8s_openapi::api::authorization::v1::{ResourceAttributes, SelfSubjectAccessReview, SelfSubjectAccessReviewSpec};
+use k8s_openapi::api::rbac::v1::Role;
 use kube::Client;
 use kube::api::{DynamicObject, PostParams};
 
@@ -16,7 +18,7 @@ const AT_A_TIME: usize = 8;
 /// Something that the user must be allowed to do.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub(crate) struct Need {
-    verb: &'static str,
+    verb: Cow<'static, str>,
     group: String,
     resource: String,
     namespace: Option<String>,
@@ -25,7 +27,12 @@ pub(crate) struct Need {
 impl Need {
     /// A verb on a resource; in all namespaces, or cluster-wide, where none is given.
     pub(crate) fn new(verb: &'static str, (group, resource): (&str, &str), namespace: Option<&str>) -> Self {
-        Self { verb, group: group.to_owned(), resource: resource.to_owned(), namespace: namespace.map(str::to_owned) }
+        Self {
+            verb: verb.into(),
+            group: group.to_owned(),
+            resource: resource.to_owned(),
+            namespace: namespace.map(str::to_owned),
+        }
     }
 
     /// What the verb is on: `deployments.apps in daisy-system`.
@@ -44,6 +51,31 @@ pub(crate) fn needs_of(objects: &[DynamicObject]) -> Result<Vec<Need>> {
         let namespace = object.metadata.namespace.as_deref().filter(|_| namespaced);
         for verb in ["get", "create", "patch"] {
             needs.insert(Need::new(verb, (&resource.group, &resource.plural), namespace));
+        }
+    }
+    Ok(needs.into_iter().collect())
+}
+
+/// What handing on the rights of these Roles takes: whoever makes a Role has to have what it gives, unless he may escalate. ClusterRoles
+/// can be [rehearsed](rehearse), Roles in a namespace that is not there yet cannot.
+pub(crate) async fn handed_on(client: &Client, objects: &[DynamicObject]) -> Result<Vec<Need>> {
+    let mut needs = BTreeSet::new();
+    for object in objects.iter().filter(|object| object.types.as_ref().is_some_and(|types| types.kind == "Role")) {
+        let role: Role = object.clone().try_parse().with_context(|| format!("reading {}", apply::describe(object)))?;
+        let namespace = role.metadata.namespace.as_deref();
+        if may(client, &Need::new("escalate", ("rbac.authorization.k8s.io", "roles"), namespace)).await? {
+            continue;
+        }
+        for rule in role.rules.iter().flatten() {
+            for group in rule.api_groups.iter().flatten() {
+                for resource in rule.resources.iter().flatten() {
+                    let all = rule
+                        .verbs
+                        .iter()
+                        .map(|verb| Need { verb: verb.clone().into(), ..Need::new("", (group, resource), namespace) });
+                    needs.extend(all);
+                }
+            }
         }
     }
     Ok(needs.into_iter().collect())
@@ -106,7 +138,7 @@ pub(crate) async fn rights(client: &Client, needs: Vec<Need>, what: &str) -> Res
 
 /// Each resource once, with all its verbs: `create, patch nodes; get secrets in daisy-system`.
 fn list(needs: Vec<Need>) -> String {
-    let mut verbs: BTreeMap<String, BTreeSet<&'static str>> = BTreeMap::new();
+    let mut verbs: BTreeMap<String, BTreeSet<Cow<'static, str>>> = BTreeMap::new();
     for need in needs {
         verbs.entry(need.on()).or_default().insert(need.verb);
     }
@@ -116,7 +148,7 @@ fn list(needs: Vec<Need>) -> String {
 
 async fn may(client: &Client, need: &Need) -> Result<bool> {
     let attributes = ResourceAttributes {
-        verb: Some(need.verb.to_owned()),
+        verb: Some(need.verb.to_string()),
         group: Some(need.group.clone()),
         resource: Some(need.resource.clone()),
         namespace: need.namespace.clone(),
@@ -149,6 +181,26 @@ pub(crate) async fn rehearse(client: &Client, objects: &[DynamicObject]) -> Resu
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[tokio::test]
+    async fn an_old_kubernetes_is_named() {
+        let serving = |minor: &'static str| {
+            let version = serde_json::json!({
+                "major": "1", "minor": minor, "gitVersion": format!("v1.{minor}.9"), "gitCommit": "", "gitTreeState": "",
+                "buildDate": "", "goVersion": "", "compiler": "", "platform": "",
+            });
+            let service = tower::service_fn(move |_: http::Request<kube::client::Body>| {
+                let body = kube::client::Body::from(version.to_string().into_bytes());
+                async move { Ok::<_, std::convert::Infallible>(http::Response::new(body)) }
+            });
+            Client::new(service, "default")
+        };
+        for minor in ["27", "27+", "31"] {
+            version(&serving(minor), 27, "why").await.expect("new enough");
+        }
+        let said = version(&serving("24"), 27, "why").await.expect_err("too old").to_string();
+        assert!(said.contains("v1.24.9") && said.contains("1.27 or newer") && said.contains("upgrade"), "{said}");
+    }
 
     #[test]
     fn what_is_missing_is_said_once_a_resource() {

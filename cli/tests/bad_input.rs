@@ -1,81 +1,17 @@
 //! What the program itself says to bad input: the words, the exit code, and that nothing was changed.
 #![allow(clippy::unwrap_used, missing_docs)]
 
+mod common;
+
 use std::net::TcpListener;
 use std::path::{Path, PathBuf};
-use std::process::{Command, Output};
 
-use daisy_api::broker_info::{BrokerInfo, InvitationToken};
+use common::{Folder, assert_all, cluster, info, node, tomorrow};
+use daisy_api::broker_info::BrokerInfo;
 use daisy_api::labels;
-use daisy_api_server::{Options, ResourceDefinition, Server};
+use daisy_api_server::{Options, Server};
 use daisy_broker_core::policy::Refusal;
-use k8s_openapi::api::apps::v1::{DaemonSet, Deployment};
-use k8s_openapi::api::core::v1::{Node, Pod, Service};
-use k8s_openapi::api::discovery::v1::EndpointSlice;
-use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
-use k8s_openapi::jiff::{SignedDuration, Timestamp};
 use serde_json::json;
-
-/// A folder to run the program in, with nothing of this machine's user in it.
-struct Folder(tempfile::TempDir);
-
-impl Folder {
-    fn new() -> Self {
-        Self(tempfile::tempdir().unwrap())
-    }
-
-    fn path(&self, name: &str) -> PathBuf {
-        self.0.path().join(name)
-    }
-
-    fn run(&self, words: &[&str]) -> Output {
-        let mut command = Command::new(env!("CARGO_BIN_EXE_daisy"));
-        command.args(words).current_dir(self.0.path()).env_clear().env("HOME", self.0.path());
-        command.output().unwrap()
-    }
-
-    /// Runs it, and returns what it says on its way out.
-    fn refused(&self, code: i32, words: &[&str]) -> String {
-        let output = self.run(words);
-        let said = String::from_utf8_lossy(&output.stderr).into_owned();
-        assert_eq!(output.status.code(), Some(code), "{words:?}: {said}");
-        assert!(!said.contains("panicked"), "{words:?}: {said}");
-        // clap folds its lines.
-        said.split_whitespace().collect::<Vec<_>>().join(" ")
-    }
-
-    /// Runs it, and returns what it prints.
-    fn printed(&self, words: &[&str]) -> String {
-        let output = self.run(words);
-        assert!(output.status.success(), "{words:?}: {}", String::from_utf8_lossy(&output.stderr));
-        String::from_utf8(output.stdout).unwrap()
-    }
-
-    fn write(&self, name: &str, text: &str) {
-        std::fs::write(self.path(name), text).unwrap();
-    }
-
-    fn file(&self, name: &str, server: &str, expires: Timestamp) {
-        self.write(name, &info(server, "of-this-file", expires).to_text().unwrap());
-    }
-}
-
-fn info(server: &str, broker: &str, expires: Timestamp) -> BrokerInfo {
-    let ca = "-----BEGIN CERTIFICATE-----\nMIIB\n-----END CERTIFICATE-----\n".to_owned();
-    let token = InvitationToken { name: "one".into(), token: "not-for-others".into(), expires: Time(expires) };
-    BrokerInfo::new(server.to_owned(), ca, broker.to_owned(), token)
-}
-
-fn tomorrow() -> Timestamp {
-    Timestamp::now() + SignedDuration::from_hours(24)
-}
-
-fn assert_all(said: &str, parts: &[&str]) {
-    for part in parts {
-        assert!(said.contains(part), "{part:?} is not in: {said}");
-    }
-    assert!(!said.contains("not-for-others"), "a token is a secret: {said}");
-}
 
 #[test]
 fn words_that_cannot_be() {
@@ -173,34 +109,6 @@ fn the_way_to_widen_a_grant_is_a_command() {
     assert_all(&Folder::new().refused(1, &words), &["--broker-context"]);
 }
 
-/// An API server with a cluster's kinds, and its kubeconfig in the folder.
-fn cluster(folder: &Folder, objects: Vec<serde_json::Value>) -> tokio::runtime::Runtime {
-    let mut options = Options::new(folder.path("cluster"));
-    options.definitions.extend([
-        ResourceDefinition::of::<Service>().with_status(),
-        // Here an object is applied with its status.
-        ResourceDefinition::of::<Node>(),
-        ResourceDefinition::of::<Pod>().with_status(),
-        ResourceDefinition::of::<Deployment>().with_status(),
-        ResourceDefinition::of::<DaemonSet>().with_status(),
-        ResourceDefinition::of::<EndpointSlice>(),
-    ]);
-    options.namespaces.push("daisy-system".into());
-    let server = Server::open(options).unwrap();
-    let handle = server.handle();
-    let listeners = Server::bind(&["127.0.0.1:0".to_owned()]).unwrap();
-    let url = format!("https://{}", listeners[0].local_addr().unwrap());
-    server.write_admin_kubeconfig(Path::new(&folder.path("kubeconfig")), &url, "here").unwrap();
-    let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(1).enable_all().build().unwrap();
-    runtime.block_on(async {
-        for object in objects {
-            handle.apply(object).await.unwrap();
-        }
-    });
-    runtime.spawn(server.serve(listeners, std::future::pending::<()>()));
-    runtime
-}
-
 #[test]
 fn a_cluster_that_is_anothers_already() {
     let folder = Folder::new();
@@ -223,11 +131,6 @@ fn a_cluster_that_is_anothers_already() {
         let words: Vec<&str> = words.iter().copied().chain(["--kubeconfig", "kubeconfig"]).collect();
         assert_all(&folder.refused(1, &words), &["daisy join"]);
     }
-}
-
-fn node(name: &str, annotations: serde_json::Value) -> serde_json::Value {
-    json!({"apiVersion": "v1", "kind": "Node", "metadata": {"name": name, "annotations": annotations}, "status": {
-        "addresses": [{"type": "InternalIP", "address": "192.168.1.2"}], "conditions": [{"type": "Ready", "status": "True"}]}})
 }
 
 #[test]

@@ -95,6 +95,7 @@ async fn rights(client: &Client, options: &Join) -> Result<()> {
     objects.extend(manifests::workloads(&settings)?);
     objects.extend(manifests::properties("any", "any")?);
     let mut needs = preflight::needs_of(&objects)?;
+    needs.extend(preflight::handed_on(client, &objects).await?);
     let ours = Some(labels::SYSTEM_NAMESPACE);
     for (verb, resource) in [("get", "secrets"), ("create", "secrets"), ("patch", "secrets"), ("list", "pods")] {
         needs.push(Need::new(verb, ("", resource), ours));
