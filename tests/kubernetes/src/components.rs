@@ -18,8 +18,11 @@ struct Module {
     binaries: &'static [&'static str],
 }
 
-/// Each a module of its own, since their dependencies disagree.
-const MODULES: &[Module] = &[
+/// A program that Go calls after its folder, and what it is called by everyone else.
+const RENAMED: &[(&str, &str)] = &[("server", "etcd")];
+
+/// What a bed in network namespaces runs on. Each a module of its own, since their dependencies disagree.
+const KUBERNETES: &[Module] = &[
     Module {
         folder: "kubernetes",
         tags: "",
@@ -34,6 +37,14 @@ const MODULES: &[Module] = &[
     },
     Module { folder: "cni", tags: "", linker_flags: plain_flags, binaries: &["bridge", "host-local", "loopback"] },
     Module { folder: "coredns", tags: "", linker_flags: plain_flags, binaries: &["coredns"] },
+];
+
+/// What clusters of kind want besides.
+const KIND: &[Module] = &[
+    Module { folder: "kubeadm", tags: "", linker_flags: kubernetes_flags, binaries: &["kubeadm"] },
+    Module { folder: "etcd", tags: "", linker_flags: plain_flags, binaries: &["etcd"] },
+    Module { folder: "kind", tags: "", linker_flags: plain_flags, binaries: &["kind"] },
+    Module { folder: "ptp", tags: "", linker_flags: plain_flags, binaries: &["ptp"] },
 ];
 
 fn plain_flags(_: &str) -> String {
@@ -94,9 +105,9 @@ pub fn cache() -> Result<PathBuf> {
 }
 
 /// What decides which binaries come out: the pins, and how they are built.
-fn key() -> Result<String> {
+fn key(modules: &[Module]) -> Result<String> {
     let mut hash = Digest::new(&SHA256);
-    for module in MODULES {
+    for module in modules {
         for file in ["go.mod", "go.sum"] {
             let path = pins().join(module.folder).join(file);
             let bytes = fs::read(&path).with_context(|| format!("reading {}", path.display()))?;
@@ -109,13 +120,25 @@ fn key() -> Result<String> {
     Ok(hex::encode(&hash.finish().as_ref()[..8]))
 }
 
-/// The folder of the binaries, built if they are not there yet.
+/// The folder of Kubernetes' binaries, built if they are not there yet.
 ///
 /// # Errors
 /// When Go is missing or too old, or a build fails.
 pub fn build() -> Result<PathBuf> {
-    let folder = cache()?.join(key()?);
-    let complete = |folder: &Path| MODULES.iter().flat_map(|m| m.binaries).all(|name| folder.join(name).is_file());
+    build_set(KUBERNETES, "Kubernetes' components", "8 minutes")
+}
+
+/// The folder of what clusters of kind want besides, built if it is not there yet: kind itself, kubeadm, etcd, the CNI plugin ptp.
+///
+/// # Errors
+/// When Go is missing or too old, or a build fails.
+pub fn build_kind() -> Result<PathBuf> {
+    build_set(KIND, "kind, kubeadm, etcd and ptp", "3 minutes")
+}
+
+fn build_set(modules: &[Module], what: &str, long: &str) -> Result<PathBuf> {
+    let folder = cache()?.join(key(modules)?);
+    let complete = |folder: &Path| modules.iter().flat_map(|m| m.binaries).all(|name| folder.join(name).is_file());
     if complete(&folder) {
         return Ok(folder);
     }
@@ -130,17 +153,17 @@ pub fn build() -> Result<PathBuf> {
     }
     programs::check_go()?;
     let started = Instant::now();
-    eprintln!("building Kubernetes' components into {}: about 8 minutes on 2 cores, once", folder.display());
+    eprintln!("building {what} into {}: about {long} on 2 cores, once", folder.display());
     let unfinished = folder.with_extension("unfinished");
     fs::create_dir_all(&unfinished)?;
-    for module in MODULES {
+    for module in modules {
         build_module(module, &unfinished)?;
     }
     if !complete(&unfinished) {
         bail!(
             "{}: the build ended well but did not make all of {:?}",
             unfinished.display(),
-            MODULES.iter().flat_map(|m| m.binaries).collect::<Vec<_>>()
+            modules.iter().flat_map(|m| m.binaries).collect::<Vec<_>>()
         );
     }
     fs::rename(&unfinished, &folder).with_context(|| format!("moving {} into place", unfinished.display()))?;
@@ -164,6 +187,9 @@ fn build_module(module: &Module, into: &Path) -> Result<()> {
     if !status.success() {
         bail!("go build in {} failed ({status}); the lines above say why", source.display());
     }
+    for (made, name) in RENAMED.iter().filter(|(_, name)| module.binaries.contains(name)) {
+        fs::rename(into.join(made), into.join(name)).with_context(|| format!("{made}, which is {name}"))?;
+    }
     eprintln!("  {}: {:.0} s", module.binaries.join(", "), started.elapsed().as_secs_f64());
     Ok(())
 }
@@ -174,13 +200,20 @@ mod tests {
 
     #[test]
     fn every_binary_is_a_tool_of_its_module() {
-        for module in MODULES {
+        for module in KUBERNETES.iter().chain(KIND) {
             let text = fs::read_to_string(pins().join(module.folder).join("go.mod")).expect("a go.mod");
             for binary in module.binaries {
-                let named = text.lines().any(|line| line.trim().trim_start_matches("tool ").ends_with(&format!("/{binary}")));
+                let made = RENAMED.iter().find(|(_, name)| name == binary).map_or(*binary, |(made, _)| made);
+                let tool = |line: &str| line.trim().trim_start_matches("tool ").trim_end_matches("/v3").to_owned();
+                let named = text.lines().any(|line| tool(line).ends_with(&format!("/{made}")));
                 assert!(named, "{}: no tool {binary}", module.folder);
             }
         }
+    }
+
+    #[test]
+    fn all_parts_of_kubernetes_are_of_one_version() {
+        assert_eq!(version("kubeadm", "k8s.io/kubernetes").expect("a version"), kubernetes_version().expect("a version"));
     }
 
     #[test]

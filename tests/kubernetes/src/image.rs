@@ -19,6 +19,7 @@ pub struct Image {
     name: String,
     entrypoint: Vec<String>,
     user: String,
+    plain: bool,
     entries: BTreeMap<String, Entry>,
 }
 
@@ -42,6 +43,13 @@ impl Image {
     #[must_use]
     pub fn user(mut self, user: &str) -> Self {
         user.clone_into(&mut self.user);
+        self
+    }
+
+    /// With its layer as it is, not compressed: quicker to write, and to unpack on every node.
+    #[must_use]
+    pub fn uncompressed(mut self) -> Self {
+        self.plain = true;
         self
     }
 
@@ -116,19 +124,19 @@ impl Image {
     /// When a file cannot be read or the archive not be written.
     pub fn write(&self, to: &Path) -> Result<()> {
         let layer = self.layer()?;
-        let mut packed = GzEncoder::new(Vec::new(), Compression::default());
-        packed.write_all(&layer)?;
-        let packed = packed.finish()?;
         let digest = |bytes: &[u8]| hex::encode(digest(&SHA256, bytes));
+        let diff_id = digest(&layer);
+        let (packed, extension) = if self.plain { (layer, "tar") } else { (compressed(&layer)?, "tar.gz") };
         let config = json!({
             "architecture": architecture(),
             "os": "linux",
             "config": {"Entrypoint": self.entrypoint, "User": self.user, "Env": ["PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"]},
-            "rootfs": {"type": "layers", "diff_ids": [format!("sha256:{}", digest(&layer))]},
+            "rootfs": {"type": "layers", "diff_ids": [format!("sha256:{diff_id}")]},
             "history": [{"created_by": "cargo xtask image"}],
         })
         .to_string();
-        let (config_name, layer_name) = (format!("{}.json", digest(config.as_bytes())), format!("{}.tar.gz", digest(&packed)));
+        let (config_name, layer_name) =
+            (format!("{}.json", digest(config.as_bytes())), format!("{}.{extension}", digest(&packed)));
         let manifest = json!([{"Config": config_name, "RepoTags": [self.name], "Layers": [layer_name]}]).to_string();
         if let Some(folder) = to.parent() {
             fs::create_dir_all(folder)?;
@@ -169,6 +177,12 @@ impl Image {
         }
         Ok(layer.into_inner()?)
     }
+}
+
+fn compressed(layer: &[u8]) -> Result<Vec<u8>> {
+    let mut packed = GzEncoder::new(Vec::new(), Compression::default());
+    packed.write_all(layer)?;
+    Ok(packed.finish()?)
 }
 
 fn header(kind: tar::EntryType, size: u64, mode: u32) -> tar::Header {

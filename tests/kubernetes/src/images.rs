@@ -49,20 +49,30 @@ pub fn pause(binaries: &Path) -> Result<PathBuf> {
     let folder = binaries.join("images");
     let name = format!("pause-{}", hex::encode(&digest(&SHA256, source.as_bytes()).as_ref()[..4]));
     let archive = folder.join(format!("{name}.tar"));
-    if archive.exists() {
-        return Ok(archive);
+    if !archive.exists() {
+        let program = pause_program(&folder.join(&name))?;
+        Image::new(crate::bed::PAUSE_IMAGE, &["/pause"]).file(&program, "/pause").write(&archive)?;
     }
-    fs::create_dir_all(&folder)?;
-    let (file, program) = (folder.join("pause.rs"), folder.join(&name));
+    Ok(archive)
+}
+
+/// Builds the program that does nothing in a pod's first container.
+///
+/// # Errors
+/// When rustc fails.
+pub fn pause_program(program: &Path) -> Result<PathBuf> {
+    let source = include_str!("pause.rs");
+    let folder = program.parent().context("the program's folder")?;
+    fs::create_dir_all(folder)?;
+    let file = program.with_extension("rs");
     fs::write(&file, source)?;
     let mut rustc = Command::new("rustc");
     rustc.args(["--edition=2024", "-Copt-level=z", "-Cpanic=abort", "-Cstrip=symbols", "-Ctarget-feature=+crt-static", "-o"]);
-    let output = rustc.arg(&program).arg(&file).output().context("starting rustc")?;
+    let output = rustc.arg(program).arg(&file).output().context("starting rustc")?;
     if !output.status.success() {
         bail!("rustc {}: {}", file.display(), String::from_utf8_lossy(&output.stderr));
     }
-    Image::new(crate::bed::PAUSE_IMAGE, &["/pause"]).file(&program, "/pause").write(&archive)?;
-    Ok(archive)
+    Ok(program.to_owned())
 }
 
 /// The applets of busybox that tests use.

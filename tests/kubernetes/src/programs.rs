@@ -87,11 +87,17 @@ pub fn check_tests() -> Result<()> {
     complain(&missing)
 }
 
-fn absent(programs: &[(&'static str, &'static str)]) -> Vec<(&'static str, &'static str)> {
+/// Those of these programs that are not here, each with the package that it is in.
+#[must_use]
+pub fn absent(programs: &[(&'static str, &'static str)]) -> Vec<(&'static str, &'static str)> {
     programs.iter().filter(|(program, _)| find(program).is_none()).copied().collect()
 }
 
-fn complain(missing: &[(&str, &str)]) -> Result<()> {
+/// Says which programs are missing, and the line that installs them.
+///
+/// # Errors
+/// When one is.
+pub fn complain(missing: &[(&str, &str)]) -> Result<()> {
     if missing.is_empty() {
         return Ok(());
     }

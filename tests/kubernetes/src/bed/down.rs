@@ -92,7 +92,8 @@ fn remove_cgroups(name: &str) -> Result<bool> {
     Ok(gone)
 }
 
-fn remove_cgroup(path: &Path) -> bool {
+/// Removes a cgroup and those in it; whether it is gone.
+pub fn remove_cgroup(path: &Path) -> bool {
     let entries = fs::read_dir(path).into_iter().flatten().flatten();
     for entry in entries.filter(|e| e.file_type().is_ok_and(|t| t.is_dir())) {
         remove_cgroup(&entry.path());

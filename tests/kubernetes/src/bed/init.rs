@@ -102,7 +102,11 @@ fn first_of_its_namespace() -> Result<()> {
     Ok(())
 }
 
-fn tmpfs(at: &str, options: &str) -> Result<()> {
+/// Mounts a folder in memory.
+///
+/// # Errors
+/// When it cannot be mounted.
+pub fn tmpfs(at: &str, options: &str) -> Result<()> {
     mount(Some("tmpfs"), at, Some("tmpfs"), MsFlags::MS_NOSUID | MsFlags::MS_NODEV, Some(options))
         .with_context(|| format!("mounting a tmpfs at {at}"))
 }
@@ -117,15 +121,7 @@ fn own_folders(folder: &Path, role: Role<'_>) -> Result<()> {
     tmpfs("/run", "mode=755")?;
     tmpfs("/tmp", "mode=1777")?;
     fs::create_dir_all("/run/lock")?;
-    fs::create_dir_all("/run/etc/upper")?;
-    fs::create_dir_all("/run/etc/work")?;
-    let layers = "lowerdir=/etc,upperdir=/run/etc/upper,workdir=/run/etc/work";
-    mount(Some("overlay"), "/etc", Some("overlay"), MsFlags::empty(), Some(layers)).context("mounting an overlay at /etc")?;
-    // It may be a link into the machine's /run.
-    match fs::remove_file("/etc/resolv.conf") {
-        Err(error) if error.kind() != std::io::ErrorKind::NotFound => return Err(error).context("removing /etc/resolv.conf"),
-        _ => fs::write("/etc/resolv.conf", config::resolv_conf())?,
-    }
+    own_etc(&config::resolv_conf())?;
     for (own, at) in [("var-lib", "/var/lib"), ("var-log", "/var/log")] {
         fs::create_dir_all(folder.join(own))?;
         bind(&folder.join(own), Path::new(at))?;
@@ -138,8 +134,24 @@ fn own_folders(folder: &Path, role: Role<'_>) -> Result<()> {
     Ok(())
 }
 
+/// An /etc of its own over the machine's, below /run, with this resolv.conf.
+///
+/// # Errors
+/// When it cannot be mounted.
+pub fn own_etc(resolv_conf: &str) -> Result<()> {
+    fs::create_dir_all("/run/etc/upper")?;
+    fs::create_dir_all("/run/etc/work")?;
+    let layers = "lowerdir=/etc,upperdir=/run/etc/upper,workdir=/run/etc/work";
+    mount(Some("overlay"), "/etc", Some("overlay"), MsFlags::empty(), Some(layers)).context("mounting an overlay at /etc")?;
+    // It may be a link into the machine's /run.
+    match fs::remove_file("/etc/resolv.conf") {
+        Err(error) if error.kind() != std::io::ErrorKind::NotFound => Err(error).context("removing /etc/resolv.conf"),
+        _ => fs::write("/etc/resolv.conf", resolv_conf).context("writing /etc/resolv.conf"),
+    }
+}
+
 /// Something that is started, and again when it ends, unless a file says not to.
-struct Child {
+pub struct Child {
     name: String,
     words: Vec<String>,
     off: PathBuf,
@@ -149,7 +161,9 @@ struct Child {
 }
 
 impl Child {
-    fn new(name: &str, words: Vec<String>, off: PathBuf, log: PathBuf) -> Self {
+    /// One that is started soon: what it is called, its command line, the file that says not to, and its log.
+    #[must_use]
+    pub fn new(name: &str, words: Vec<String>, off: PathBuf, log: PathBuf) -> Self {
         Self { name: name.to_owned(), words, off, log, not_before: Instant::now(), running: false }
     }
 
@@ -183,7 +197,10 @@ impl Child {
 }
 
 /// Keeps the children running, and reaps whoever else comes to be its child, as a first process must.
-fn supervise(mut children: Vec<Child>) -> Result<()> {
+///
+/// # Errors
+/// When they cannot be waited for.
+pub fn supervise(mut children: Vec<Child>) -> Result<()> {
     let mut pids: HashMap<Pid, usize> = HashMap::new();
     loop {
         for (index, child) in children.iter_mut().enumerate() {
@@ -223,7 +240,7 @@ pub(super) fn find(plan_folder: &Path, word: &str, host: Option<&str>) -> Option
 }
 
 /// All processes of this machine with their command lines.
-pub(super) fn processes() -> impl Iterator<Item = (i32, Vec<String>)> {
+pub fn processes() -> impl Iterator<Item = (i32, Vec<String>)> {
     let entries = fs::read_dir("/proc").into_iter().flatten().flatten();
     entries.filter_map(|entry| {
         let pid = entry.file_name().to_str()?.parse().ok()?;

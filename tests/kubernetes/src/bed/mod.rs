@@ -23,8 +23,8 @@ use nix::unistd::Pid;
 
 pub(crate) use addons::COREFILE;
 pub(crate) use config::PAUSE_IMAGE;
-pub use down::down;
-pub(crate) use place::succeeded;
+pub use down::{down, remove_cgroup};
+pub use place::{shown, succeeded};
 use plan::Plan;
 pub use status::status;
 pub use up::{Options, up};

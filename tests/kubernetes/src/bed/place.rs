@@ -101,7 +101,8 @@ impl Bed {
     }
 }
 
-pub(super) fn shown<S: AsRef<std::ffi::OsStr>>(words: &[S]) -> String {
+/// A command line, for people.
+pub fn shown<S: AsRef<std::ffi::OsStr>>(words: &[S]) -> String {
     words.iter().map(|w| w.as_ref().to_string_lossy().into_owned()).collect::<Vec<_>>().join(" ")
 }
 
@@ -109,7 +110,7 @@ pub(super) fn shown<S: AsRef<std::ffi::OsStr>>(words: &[S]) -> String {
 ///
 /// # Errors
 /// When it failed.
-pub(crate) fn succeeded(what: &str, output: &Output) -> Result<String> {
+pub fn succeeded(what: &str, output: &Output) -> Result<String> {
     let (out, err) = (String::from_utf8_lossy(&output.stdout), String::from_utf8_lossy(&output.stderr));
     if !output.status.success() {
         bail!("{what}: {}: {} {}", output.status, out.trim(), err.trim());

@@ -22,8 +22,9 @@ use anyhow::Result;
 use crate::bed::{self, Bed};
 use crate::programs;
 pub use bench::{Measured, bench};
-use report::Report;
+pub use report::Report;
 use stage::Stage;
+pub use stage::{SOON, same, until};
 
 /// What is to be tested, and where.
 #[derive(Debug, Clone)]

@@ -6,18 +6,21 @@ use std::time::{Duration, Instant};
 use anyhow::{Result, bail};
 
 /// The outcomes so far.
-pub(super) struct Report {
+#[derive(Default)]
+pub struct Report {
     passed: usize,
     failed: Vec<&'static str>,
 }
 
 impl Report {
-    pub(super) fn new() -> Self {
-        Self { passed: 0, failed: Vec::new() }
+    /// None yet.
+    #[must_use]
+    pub fn new() -> Self {
+        Self::default()
     }
 
     /// Runs a case and prints how it went; whether it went as it should.
-    pub(super) fn run(&mut self, name: &'static str, test: impl FnOnce() -> Result<()>) -> bool {
+    pub fn run(&mut self, name: &'static str, test: impl FnOnce() -> Result<()>) -> bool {
         let started = Instant::now();
         let outcome = test();
         let took = started.elapsed().as_secs_f64();
@@ -36,7 +39,10 @@ impl Report {
     }
 
     /// Sums up.
-    pub(super) fn end(self, took: Duration, logs: &Path) -> Result<()> {
+    ///
+    /// # Errors
+    /// When a case has failed.
+    pub fn end(self, took: Duration, logs: &Path) -> Result<()> {
         println!("\n{} passed, {} failed, {:.0} s", self.passed, self.failed.len(), took.as_secs_f64());
         if self.failed.is_empty() {
             return Ok(());

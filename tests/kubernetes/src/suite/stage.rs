@@ -11,7 +11,7 @@ use super::Options;
 use crate::bed::Bed;
 
 /// How long anything may take that happens by itself.
-pub(super) const SOON: Duration = Duration::from_secs(60);
+pub const SOON: Duration = Duration::from_secs(60);
 
 /// The bed and what the cases share.
 pub(super) struct Stage {
@@ -127,7 +127,10 @@ pub(super) struct Answer {
 }
 
 /// Tries until it succeeds, within `limit`.
-pub(super) fn until<T>(limit: Duration, what: &str, mut attempt: impl FnMut() -> Result<T>) -> Result<T> {
+///
+/// # Errors
+/// When it does not, with why it did not the last time.
+pub fn until<T>(limit: Duration, what: &str, mut attempt: impl FnMut() -> Result<T>) -> Result<T> {
     let started = Instant::now();
     let mut pause = Duration::from_millis(50);
     loop {
@@ -144,7 +147,10 @@ pub(super) fn until<T>(limit: Duration, what: &str, mut attempt: impl FnMut() ->
 }
 
 /// Fails unless what was seen is what was expected.
-pub(super) fn same<T: PartialEq + std::fmt::Debug>(what: &str, expected: &T, seen: &T) -> Result<()> {
+///
+/// # Errors
+/// When it is not.
+pub fn same<T: PartialEq + std::fmt::Debug>(what: &str, expected: &T, seen: &T) -> Result<()> {
     if expected == seen {
         return Ok(());
     }
