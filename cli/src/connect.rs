@@ -23,6 +23,12 @@ pub(crate) async fn config(target: &Target) -> Result<Config> {
     }
 }
 
+/// What the context is called that the command names; none inside of a pod.
+pub(crate) fn context(target: &Target) -> Option<String> {
+    let file = || target.kubeconfig.as_ref().map_or_else(Kubeconfig::read, Kubeconfig::read_from).ok();
+    target.context.clone().or_else(|| file()?.current_context)
+}
+
 /// How to reach the broker as its administrator: by the file that is named, by a context of the user's own kubeconfig, or by the
 /// file that an embedded broker wrote here.
 pub(crate) async fn broker(target: &BrokerTarget) -> Result<Config> {

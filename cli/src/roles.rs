@@ -1,12 +1,13 @@
 //! The roles: what runs in a cluster until it is told to stop.
 
 use std::future::Future;
+use std::time::Duration;
 
 use anyhow::{Context, Result};
 use daisy_api::labels::SYSTEM_NAMESPACE;
 use daisy_broker::lease::LeaseOptions;
 use daisy_broker::server::{BrokerOptions, BrokerReady};
-use kube::Client;
+use kube::{Client, Config};
 use tokio::signal::unix::{SignalKind, signal};
 use tracing_subscriber::EnvFilter;
 
@@ -34,8 +35,15 @@ fn log() {
     let _ = tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr).with_ansi(false).try_init();
 }
 
+/// How long a connection to the cluster's API server may take to come up. One that was begun before the node's kube-proxy had its rules,
+/// as when the node starts, leads nowhere however long it is waited for; the next one does not.
+const CONNECT: Duration = Duration::from_secs(3);
+
 async fn client() -> Result<Client> {
-    Client::try_default().await.context("no cluster to talk to: set KUBECONFIG, or run in a pod with a ServiceAccount")
+    let config = Config::infer().await;
+    let mut config = config.context("no cluster to talk to: set KUBECONFIG, or run in a pod with a ServiceAccount")?;
+    config.connect_timeout = Some(CONNECT);
+    Ok(Client::try_from(config)?)
 }
 
 /// Serves the embedded broker.

@@ -3,10 +3,11 @@
 use anyhow::{Context, Result};
 use daisy_kubernetes::Api;
 use k8s_openapi::api::apps::v1::{DaemonSet, Deployment};
-use k8s_openapi::api::core::v1::{ContainerStatus, Pod};
+use k8s_openapi::api::core::v1::{ContainerStatus, Node, Pod};
 use kube::api::ListParams;
 use kube::{Client, ResourceExt};
 
+use crate::commands::kind;
 use crate::progress::Waiting;
 
 /// What the Deployment waits for; `None` once all its replicas are of the newest template and ready.
@@ -48,38 +49,59 @@ async fn why(client: &Client, namespace: &str, name: &str, what: String) -> Resu
     let pods: Api<Pod> = Api::namespaced(client.clone(), namespace);
     let selector = format!("app.kubernetes.io/name=daisy,app.kubernetes.io/component={component}");
     let pods = pods.list(&ListParams::default().labels(&selector)).await.context("listing pods")?.items;
-    let trouble = pods.iter().find_map(trouble).map(|trouble| format!(": {trouble}")).unwrap_or_default();
+    let Some((pod, found)) = pods.iter().find_map(|pod| Some((pod, trouble(pod)?))) else {
+        return Ok(Some(Waiting { what, trouble: String::new() }));
+    };
+    let trouble = match found {
+        Trouble::Image { text, image } => {
+            let node = pod.spec.as_ref().and_then(|spec| spec.node_name.as_deref());
+            let node = match node {
+                Some(node) => Api::<Node>::all(client.clone()).get_opt(node).await.context("reading the pod's node")?,
+                None => None,
+            };
+            format!(": {text} ({})", kind::remedy(&image, node.as_ref()))
+        }
+        Trouble::Other(text) => format!(": {text}"),
+    };
     Ok(Some(Waiting { what, trouble }))
 }
 
-/// Why a pod does not run: not placed, its image not to be had, or it ends again and again.
-fn trouble(pod: &Pod) -> Option<String> {
+/// Why a pod does not run.
+enum Trouble {
+    /// Its image is not to be had.
+    Image { text: String, image: String },
+    /// It is not placed, or it ends again and again.
+    Other(String),
+}
+
+fn trouble(pod: &Pod) -> Option<Trouble> {
     let name = pod.name_any();
     let status = pod.status.as_ref()?;
     let unplaced = status.conditions.iter().flatten().find(|c| c.type_ == "PodScheduled" && c.status == "False");
     if let Some(condition) = unplaced {
-        return Some(format!("pod {name} is on no node: {}", condition.message.as_deref().unwrap_or_default()));
+        let why = condition.message.as_deref().unwrap_or_default();
+        return Some(Trouble::Other(format!("pod {name} is on no node: {why}")));
     }
     status.container_statuses.iter().flatten().find_map(|container| container_trouble(&name, container))
 }
 
-fn container_trouble(pod: &str, status: &ContainerStatus) -> Option<String> {
+fn container_trouble(pod: &str, status: &ContainerStatus) -> Option<Trouble> {
     let waiting = status.state.as_ref()?.waiting.as_ref()?;
     let reason = waiting.reason.as_deref().unwrap_or_default();
     if matches!(reason, "" | "ContainerCreating" | "PodInitializing") {
         return None;
     }
     let message = waiting.message.as_deref().unwrap_or_default();
-    let remedy = match reason {
+    let text = format!("pod {pod}: {reason}: {message}");
+    Some(match reason {
         "ErrImagePull" | "ImagePullBackOff" | "ErrImageNeverPull" | "InvalidImageName" => {
-            format!(" (image {}; name another with --image, or load it onto the nodes)", status.image)
+            Trouble::Image { text, image: status.image.clone() }
         }
         "CrashLoopBackOff" => {
             let last = status.last_state.as_ref().and_then(|state| state.terminated.as_ref());
             let said = last.and_then(|end| end.message.as_deref()).map(|text| format!(", last words: {}", text.trim()));
-            format!("{} (kubectl logs {pod} shows more)", said.unwrap_or_default())
+            Trouble::Other(format!("{text}{} (kubectl logs {pod} shows more)", said.unwrap_or_default()))
         }
-        _ => String::new(),
-    };
-    Some(format!("pod {pod}: {reason}: {message}{remedy}"))
+        _ => Trouble::Other(text),
+    })
 }

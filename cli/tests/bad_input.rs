@@ -182,6 +182,23 @@ fn ports_that_are_chosen_reach_the_roles_and_those_that_collide_are_refused() {
     }
 }
 
+#[test]
+fn a_context_of_another_kind_cluster_than_its_name_says() {
+    let folder = Folder::new();
+    folder.file("f.daisy", "https://203.0.113.5:6443", tomorrow());
+    let node = json!({"apiVersion": "v1", "kind": "Node", "metadata": {"name": "staging-worker"},
+        "spec": {"providerID": "kind://docker/staging/staging-worker"}});
+    let _cluster = cluster(&folder, vec![node]);
+    let text = std::fs::read_to_string(folder.path("kubeconfig")).unwrap().replace("here", "kind-local");
+    folder.write("kubeconfig", &text);
+    let words = ["join", "f.daisy", "--kubeconfig", "kubeconfig", "--clusterid", "local"];
+    // Named or not, it is the context that is used.
+    for more in [&[][..], &["--context", "kind-local"]] {
+        let said = folder.refused(1, &[&words, more].concat());
+        assert_all(&said, &["context kind-local", "node staging-worker", "--context kind-staging", "nothing was changed"]);
+    }
+}
+
 /// The text of each source file beneath a folder of the repository.
 fn sources(folder: &Path, found: &mut Vec<(PathBuf, String)>) {
     for entry in std::fs::read_dir(folder).unwrap() {

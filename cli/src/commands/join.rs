@@ -3,7 +3,7 @@
 use std::net::IpAddr;
 use std::time::{Duration, Instant};
 
-use anyhow::{Context, Result, bail};
+use anyhow::{Context, Result, anyhow, bail};
 use daisy_api::broker_info::BrokerInfo;
 use daisy_api::{Cluster, Gateway, Member, Version, conditions, labels};
 use daisy_broker::apply::{self, Applied, Applier};
@@ -18,7 +18,7 @@ use kube::{Client, ResourceExt};
 use rand_core::OsRng;
 
 use super::look::{Plan, look};
-use super::{coredns, nodes};
+use super::{coredns, kind, nodes};
 use crate::arguments::{Join, Reach};
 use crate::manifests::{self, Settings};
 use crate::progress::{Progress, Waiting};
@@ -56,7 +56,10 @@ pub(crate) async fn run(options: Join) -> Result<()> {
     let kept = if options.replace { None } else { kept_access(&info, &plan, &options).await? };
     let access = match kept {
         Some(kept) => kept,
-        None => ask(&info, &options, &plan, &mut progress).await?,
+        None => match ask(&info, &options, &plan, &mut progress).await {
+            Ok(access) => access,
+            Err(error) => return Err(with_advice(error, &options, &plan)),
+        },
     };
     apply(&client, &options, &plan, (&info, access), &settings, &mut progress).await?;
     ready(&client, &options, &mut progress).await?;
@@ -175,6 +178,17 @@ async fn ask(info: &BrokerInfo, options: &Join, plan: &Plan, progress: &mut Prog
     ])
 }
 
+/// What kind's user types when his cluster has addresses that are another's.
+fn with_advice(error: anyhow::Error, options: &Join, plan: &Plan) -> anyhow::Error {
+    let overlaps = matches!(error.downcast_ref(), Some(enrol::EnrolError::Refused { reason, .. }) if reason == "CidrOverlap");
+    match &plan.kind {
+        Some(cluster) if overlaps => {
+            anyhow!("{error}\n{}", kind::anew(cluster, &options.broker_info.display().to_string(), &options.clusterid))
+        }
+        _ => error,
+    }
+}
+
 async fn apply(
     client: &Client,
     options: &Join,
@@ -190,7 +204,7 @@ async fn apply(
     }
     write_access(client, access).await?;
     nodes::label(client, &plan.gateways, options.public_address).await?;
-    progress.done(&format!("gateways: {}", plan.gateways.all.join(", ")));
+    progress.done(&format!("gateways: {}{}", plan.gateways.all.join(", "), plan.gateways_are));
     // What an earlier leave wrote on the nodes is no longer so.
     let nodes: Api<Node> = Api::all(client.clone());
     for node in

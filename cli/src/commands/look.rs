@@ -11,8 +11,9 @@ use kube::api::ListParams;
 use kube::{Client, ResourceExt};
 
 use super::nodes::{self, Gateways};
-use super::{coredns, detect};
+use super::{coredns, detect, kind};
 use crate::arguments::Join;
+use crate::connect;
 use crate::manifests::{self, Settings};
 use crate::preflight::{self, Need};
 
@@ -26,6 +27,10 @@ pub(super) struct Plan {
     pub(super) pods: detect::Found,
     pub(super) services: detect::Found,
     pub(super) gateways: Gateways,
+    /// Of what kind these nodes are, where that is worth a word.
+    pub(super) gateways_are: &'static str,
+    /// What kind calls the cluster, if it is one of kind's.
+    pub(super) kind: Option<String>,
     /// How many nodes take ordinary pods.
     pub(super) workers: usize,
     pub(super) dns: coredns::Place,
@@ -57,13 +62,14 @@ pub(super) async fn look(client: &Client, options: &Join, info: &BrokerInfo) -> 
     )
     .await?;
     rights(client, options).await?;
+    let all = Api::<Node>::all(client.clone()).list(&ListParams::default()).await.context("listing nodes")?.items;
+    kind::check_context(connect::context(&options.target).as_deref(), &all)?;
     let namespaces: Api<Namespace> = Api::all(client.clone());
     let system = namespaces.get("kube-system").await.context("reading namespace kube-system")?;
     let secrets: Api<Secret> = Api::namespaced(client.clone(), labels::SYSTEM_NAMESPACE);
     let joined = secrets.get_opt(labels::BROKER_ACCESS_SECRET).await.context("reading Secrets in daisy-system")?;
     same_membership(joined.as_ref(), options, info)?;
     kinds(client).await?;
-    let all = Api::<Node>::all(client.clone()).list(&ListParams::default()).await.context("listing nodes")?.items;
     nodes::check_addresses(&all)?;
     let gateways = nodes::choose_gateways(&all, &options.gateway_node)?;
     if let (Some(address), [_, _, ..]) = (options.public_address, &gateways.all[..]) {
@@ -85,7 +91,9 @@ pub(super) async fn look(client: &Client, options: &Join, info: &BrokerInfo) -> 
     let dns = coredns::find(client, options.coredns.as_ref(), options.skip_dns).await?;
     preflight::rehearse(client, &manifests::foundations()?).await?;
     let workers = nodes::workers(&all);
-    Ok(Plan { uid: system.uid().unwrap_or_default(), pods, services, gateways, workers, dns, joined })
+    let kind = all.iter().find_map(kind::name).map(str::to_owned);
+    let gateways_are = nodes::remark(&all, &gateways);
+    Ok(Plan { uid: system.uid().unwrap_or_default(), pods, services, gateways, gateways_are, kind, workers, dns, joined })
 }
 
 /// Refuses a user who could not do all of a join.

@@ -6,6 +6,7 @@ mod deploy;
 mod detect;
 mod export;
 mod join;
+pub(crate) mod kind;
 mod kind_config;
 pub(crate) mod lab;
 mod leave;

@@ -120,6 +120,16 @@ fn unfit(node: &Node) -> Option<&'static str> {
     (!has_address(node, "InternalIP")).then_some("has no InternalIP")
 }
 
+/// What is to be said of the nodes that will be gateways.
+pub(crate) fn remark(nodes: &[Node], gateways: &Gateways) -> &'static str {
+    let control_plane = |node: &Node| node.labels().contains_key(CONTROL_PLANE);
+    if nodes.iter().all(control_plane) && !gateways.all.is_empty() {
+        " (of the control plane: the cluster has no worker node, so everything of Daisy runs there)"
+    } else {
+        ""
+    }
+}
+
 /// Labels the nodes as chosen; a public address is its one gateway's.
 pub(crate) async fn label(client: &Client, gateways: &Gateways, public_address: Option<IpAddr>) -> Result<()> {
     let nodes: Api<Node> = Api::all(client.clone());
@@ -168,6 +178,9 @@ mod tests {
         assert_eq!(choose_gateways(&nodes, &[]).expect("d is fit").all, ["d"]);
         assert_eq!(choose_gateways(&nodes[..2], &[]).expect("b is fit").all, ["b"]);
         assert_eq!(choose_gateways(&nodes[..1], &[]).expect("a will do").all, ["a"]);
+        let remark_on = |nodes: &[Node]| remark(nodes, &choose_gateways(nodes, &[]).expect("one is fit"));
+        assert_eq!(remark_on(&nodes[..2]), "", "there is a worker");
+        assert!(remark_on(&nodes[..1]).contains("no worker node"), "a is of the control plane, and there is nothing else");
         let error = choose_gateways(&nodes[2..3], &[]).expect_err("not ready").to_string();
         assert!(error.contains("node c is not Ready"), "{error}");
     }
