@@ -2,6 +2,7 @@
 
 mod bench;
 mod image;
+mod kind;
 mod kubernetes;
 mod run;
 mod test;
@@ -40,6 +41,9 @@ enum Chore {
     /// Real clusters on this machine, in network namespaces.
     #[command(subcommand)]
     Kubernetes(kubernetes::Bed),
+    /// Clusters of kind on this machine, on a Docker of their own.
+    #[command(subcommand)]
+    Kind(kind::Bed),
     /// Measures, and prints a table: work, who, value, unit.
     Bench {
         /// What to measure.
@@ -56,6 +60,8 @@ enum Chore {
 enum What {
     /// On real Kubernetes: brings a bed up, runs every case, takes it down. Wants root.
     Kubernetes(kubernetes::Test),
+    /// On kind: brings a Docker of its own up, runs every case, takes it down. Wants root.
+    Kind(kind::Test),
 }
 
 fn main() -> Result<()> {
@@ -64,12 +70,14 @@ fn main() -> Result<()> {
         Chore::Crds => crds(&root),
         Chore::Test { what: None } => test::run(&root),
         Chore::Test { what: Some(What::Kubernetes(options)) } => kubernetes::test(&root, options),
+        Chore::Test { what: Some(What::Kind(options)) } => kind::test(&root, options),
         Chore::Image { dev, output } => {
             let wanted = if dev { image::Build::Dev } else { image::Build::Static };
             println!("{}", image::run(&root, wanted, output)?.display());
             Ok(())
         }
         Chore::Kubernetes(chore) => kubernetes::run(&root, chore),
+        Chore::Kind(chore) => kind::run(&root, chore),
         Chore::Bench { name, json } => bench::run(&root, name, json),
     }
 }
