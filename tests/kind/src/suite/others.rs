@@ -27,9 +27,14 @@ pub(super) fn cases() -> Vec<Case> {
 }
 
 fn create(stage: &Stage, name: &str, words: &str) -> Result<()> {
-    stage
-        .shell(&format!("kind create cluster --name {name} {words}; kind load image-archive daisy.tar --name {name}"))
-        .map(drop)
+    // A node says for a moment that it is ready before it sees that it has no pod network yet: what runs on one proves it.
+    let lines = format!(
+        "kind create cluster --name {name} {words}
+         kind load image-archive daisy.tar --name {name}
+         kubectl --context kind-{name} -n kube-system rollout status --timeout=2m deployment/coredns
+         kubectl --context kind-{name} wait --for=condition=Ready --timeout=2m nodes --all"
+    );
+    stage.shell(&lines).map(drop)
 }
 
 fn anna(stage: &mut Stage) -> Result<()> {
