@@ -141,7 +141,8 @@ fn deleted(stage: &mut Stage) -> Result<()> {
 fn replaced(stage: &mut Stage) -> Result<()> {
     create(stage, "anna", "")?;
     let join = "daisy join developers.daisy --context kind-anna --clusterid anna";
-    let invite = "daisy invite --broker-context kind-staging --export none > fresh.daisy";
+    // One that allows as much as she has.
+    let invite = "daisy invite --broker-context kind-staging --export nginx > fresh.daisy";
     stage.refused_with(join, &["ClusterIdInUse", "anna", "--replace"])?;
     stage.refused_with(&format!("{join} --replace"), &["refused", "invitation", "daisy invite"])?;
     stage.shell(invite)?;
