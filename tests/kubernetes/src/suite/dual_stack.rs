@@ -62,25 +62,25 @@ fn named(stage: &Stage, name: &str, four: &[String], six: &[String]) -> Result<(
     })
 }
 
-/// The addresses of an import in local.
-fn import(stage: &Stage, namespace: &str) -> Result<Vec<String>> {
-    let import = stage.get("local", &["-n", namespace, "serviceimports.multicluster.x-k8s.io", "web"])?;
+/// The addresses of an import.
+fn import(stage: &Stage, at: &str, namespace: &str) -> Result<Vec<String>> {
+    let import = stage.get(at, &["-n", namespace, "serviceimports.multicluster.x-k8s.io", "web"])?;
     let ips = import["spec"]["ips"].as_array().cloned().unwrap_or_default();
     Ok(ips.iter().filter_map(|ip| ip.as_str().map(str::to_owned)).collect())
 }
 
 /// Waits until an import has addresses of so many families.
-fn import_of(stage: &Stage, namespace: &str, families: usize) -> Result<Vec<String>> {
+fn import_of(stage: &Stage, at: &str, namespace: &str, families: usize) -> Result<Vec<String>> {
     until(SOON, &format!("the import to have {families} addresses"), || {
-        let ips = import(stage, namespace)?;
+        let ips = import(stage, at, namespace)?;
         if ips.len() == families { Ok(ips) } else { bail!("it has {ips:?}") }
     })
 }
 
-/// The pod of a cluster answers at this host, by IPv6, and sees local's own.
-fn answers_six(stage: &Stage, cluster: &str, host: &str) -> Result<()> {
-    let [_, own] = addresses(stage, "local", CLIENT)?;
-    let seen = until(SOON, &format!("{host} to answer"), || stage.fetch("local", CLIENT, host))?;
+/// The pod of a cluster answers the client of another at this host, by IPv6, and sees its own address.
+fn answers_six(stage: &Stage, at: &str, cluster: &str, host: &str) -> Result<()> {
+    let [_, own] = addresses(stage, at, CLIENT)?;
+    let seen = until(SOON, &format!("{host} to answer"), || stage.fetch(at, CLIENT, host))?;
     same(&format!("who answers at {host}"), &format!("{cluster}-web"), &seen.server)?;
     same(&format!("whom {host} sees"), &own, &seen.client)
 }
@@ -100,7 +100,7 @@ fn cluster_ip(stage: &mut Stage) -> Result<()> {
     };
     let (four, six) = (ask("A")?, ask("AAAA")?);
     answered_by(stage, "local", &four, &["staging-web"])?;
-    answers_six(stage, "staging", &format!("[{six}]"))?;
+    answers_six(stage, "local", "staging", &format!("[{six}]"))?;
     for family in ["-4", "-6"] {
         let url = format!("http://{name}/");
         let text = stage.printed("local", CLIENT, &["curl", "-sS", family, "--max-time", "5", &url])?;
@@ -117,7 +117,7 @@ fn headless(stage: &mut Stage) -> Result<()> {
     let [four, six] = addresses(stage, "staging", "six2/staging-web")?;
     named(stage, &full("six2/web", "supercluster.local"), std::slice::from_ref(&four), std::slice::from_ref(&six))?;
     answered_by(stage, "local", &four, &["staging-web"])?;
-    answers_six(stage, "staging", &format!("[{six}]"))?;
+    answers_six(stage, "local", "staging", &format!("[{six}]"))?;
     tidy(stage, &["staging"], space)
 }
 
@@ -127,34 +127,35 @@ fn six_alone(stage: &mut Stage) -> Result<()> {
     server(stage, "staging", space)?;
     service(stage, "staging", space, &["IPv6"], false)?;
     export(stage, "staging", "six3/web")?;
-    let ips = import_of(stage, space, 1)?;
+    let ips = import_of(stage, "local", space, 1)?;
     for zone in ["supercluster.local", "clusterset.local"] {
         named(stage, &full("six3/web", zone), &[], &ips)?;
     }
-    answers_six(stage, "staging", &full("six3/web", "supercluster.local"))?;
+    answers_six(stage, "local", "staging", &full("six3/web", "supercluster.local"))?;
     tidy(stage, &["staging", "local"], space)
 }
 
 fn first_family(stage: &mut Stage) -> Result<()> {
     let space = "six4";
-    super::workloads::namespace(stage, "local", space)?;
-    server(stage, "staging", space)?;
-    service(stage, "staging", space, &["IPv4"], false)?;
-    export(stage, "staging", "six4/web")?;
-    let first = import_of(stage, space, 1)?;
-    service(stage, "staging", space, &["IPv4", "IPv6"], false)?;
-    let both = import_of(stage, space, 2)?;
+    let name = full("six4/web", "supercluster.local");
+    super::workloads::namespace(stage, "staging", space)?;
+    server(stage, "local", space)?;
+    service(stage, "local", space, &["IPv4"], false)?;
+    export(stage, "local", "six4/web")?;
+    let first = import_of(stage, "staging", space, 1)?;
+    service(stage, "local", space, &["IPv4", "IPv6"], false)?;
+    let both = import_of(stage, "staging", space, 2)?;
     same("the first address with IPv6 added", &first[0], &both[0])?;
-    answers_six(stage, "staging", &format!("[{}]", both[1]))?;
+    answers_six(stage, "staging", "local", &format!("[{}]", both[1]))?;
     // Another cluster has them the other way round, and is the only one left.
     server(stage, "c3", space)?;
     service(stage, "c3", space, &["IPv6", "IPv4"], false)?;
     export(stage, "c3", "six4/web")?;
-    answered_by(stage, "local", &full("six4/web", "supercluster.local"), &["staging-web", "c3-web"])?;
-    unexport(stage, "staging", "six4/web")?;
-    answered_by(stage, "local", &full("six4/web", "supercluster.local"), &["c3-web"])?;
-    same("the addresses of the import, which programs hold", &both, &import_of(stage, space, 2)?)?;
-    answers_six(stage, "c3", &format!("[{}]", both[1]))?;
+    answered_by(stage, "staging", &name, &["local-web", "c3-web"])?;
+    unexport(stage, "local", "six4/web")?;
+    answered_by(stage, "staging", &name, &["c3-web"])?;
+    same("the addresses of the import, which programs hold", &both, &import_of(stage, "staging", space, 2)?)?;
+    answers_six(stage, "staging", "c3", &format!("[{}]", both[1]))?;
     tidy(stage, &["staging", "local", "c3"], space)
 }
 
