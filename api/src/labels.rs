@@ -13,10 +13,10 @@ pub const BROKER_CLUSTER_NAMESPACE_PREFIX: &str = "daisy-cluster-";
 
 /// Says that an object is Daisy's (the recommended Kubernetes label).
 pub const MANAGED_BY: &str = "app.kubernetes.io/managed-by";
-/// The version of Daisy that an object is of; on namespace `daisy-broker`, the broker's.
-pub const APP_VERSION: &str = "app.kubernetes.io/version";
 /// The value of [`MANAGED_BY`] on everything that is Daisy's.
 pub const MANAGED_BY_DAISY: &str = "daisy";
+/// The version of Daisy that an object is of; on namespace `daisy-broker`, the broker's.
+pub const APP_VERSION: &str = "app.kubernetes.io/version";
 /// The ClusterProperty that is the cluster's ID (KEP-2149).
 pub const CLUSTER_PROPERTY: &str = "cluster.clusterset.k8s.io";
 /// The ClusterProperty that is the clusterset's ID, there as long as the cluster is a member (KEP-2149).

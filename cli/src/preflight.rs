@@ -44,7 +44,7 @@ impl Need {
 }
 
 /// What applying these objects takes.
-pub(crate) fn needs_of(objects: &[DynamicObject]) -> Result<Vec<Need>> {
+fn needs_of(objects: &[DynamicObject]) -> Result<Vec<Need>> {
     let mut needs = BTreeSet::new();
     for object in objects {
         let (resource, namespaced) = apply::resource(object)?;
@@ -58,12 +58,17 @@ pub(crate) fn needs_of(objects: &[DynamicObject]) -> Result<Vec<Need>> {
 
 /// What handing on the rights of these Roles takes: whoever makes a Role has to have what it gives, unless he may escalate. ClusterRoles
 /// can be [rehearsed](rehearse), Roles in a namespace that is not there yet cannot.
-pub(crate) async fn handed_on(client: &Client, objects: &[DynamicObject]) -> Result<Vec<Need>> {
+async fn handed_on(client: &Client, objects: &[DynamicObject]) -> Result<Vec<Need>> {
     let mut needs = BTreeSet::new();
+    let mut may_escalate: BTreeMap<Option<String>, bool> = BTreeMap::new();
     for object in objects.iter().filter(|object| object.types.as_ref().is_some_and(|types| types.kind == "Role")) {
         let role: Role = object.clone().try_parse().with_context(|| format!("reading {}", apply::describe(object)))?;
         let namespace = role.metadata.namespace.as_deref();
-        if may(client, &Need::new("escalate", ("rbac.authorization.k8s.io", "roles"), namespace)).await? {
+        if !may_escalate.contains_key(&role.metadata.namespace) {
+            let need = Need::new("escalate", ("rbac.authorization.k8s.io", "roles"), namespace);
+            may_escalate.insert(role.metadata.namespace.clone(), may(client, &need).await?);
+        }
+        if may_escalate[&role.metadata.namespace] {
             continue;
         }
         for rule in role.rules.iter().flatten() {
@@ -117,12 +122,15 @@ pub(crate) async fn apis(client: &Client, wanted: &[(&str, &str)]) -> Result<()>
     Ok(())
 }
 
-/// Refuses a user who may not do all of these, and names what he may not.
-pub(crate) async fn rights(client: &Client, needs: Vec<Need>, what: &str) -> Result<()> {
+/// Refuses a user who may not apply all of these objects and do the rest, and names what he may not.
+pub(crate) async fn rights(client: &Client, objects: &[DynamicObject], rest: Vec<Need>, what: &str) -> Result<()> {
     let everything = Need::new("*", ("*", "*"), None);
     if may(client, &everything).await? {
         return Ok(());
     }
+    let mut needs = needs_of(objects)?;
+    needs.extend(handed_on(client, objects).await?);
+    needs.extend(rest);
     let asked = futures::stream::iter(needs).map(|need| async move { may(client, &need).await.map(|yes| (need, yes)) });
     let answers: Vec<Result<(Need, bool)>> = asked.buffered(AT_A_TIME).collect().await;
     let answers: Vec<(Need, bool)> = answers.into_iter().collect::<Result<_>>()?;

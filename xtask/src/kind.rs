@@ -7,7 +7,7 @@ use anyhow::{Context, Result, bail};
 use clap::Subcommand;
 use daisy_kind_tests::{bed, suite};
 
-use crate::image::Build;
+use crate::arguments::{Daisy, Name};
 
 /// What to do with a bed.
 #[derive(Subcommand)]
@@ -55,25 +55,6 @@ pub(crate) enum Bed {
     },
 }
 
-/// Which bed.
-#[derive(clap::Args)]
-pub(crate) struct Name {
-    /// The bed's name; beds of other names do not disturb each other.
-    #[arg(long, default_value = "default")]
-    name: String,
-}
-
-/// Which build of Daisy.
-#[derive(clap::Args, Clone, Copy)]
-pub(crate) struct Daisy {
-    /// With Daisy as the dev profile builds it, instead of the release profile.
-    #[arg(long, conflicts_with = "released")]
-    dev: bool,
-    /// With the image as it is released, for which everything is built once more.
-    #[arg(long)]
-    released: bool,
-}
-
 /// Which nodes.
 #[derive(clap::Args, Clone)]
 pub(crate) struct Nodes {
@@ -118,12 +99,7 @@ fn script(root: &Path, bed: &bed::Bed, name: &str) -> Result<()> {
 }
 
 fn built(root: &Path, daisy: Daisy) -> Result<suite::Daisy> {
-    let wanted = match (daisy.dev, daisy.released) {
-        (true, _) => Build::Dev,
-        (false, true) => Build::Static,
-        (false, false) => Build::Release,
-    };
-    let image = crate::image::run(root, wanted, None)?;
+    let image = crate::image::run(root, daisy.build(), None)?;
     Ok(suite::Daisy { image, program: crate::image::target(root).join("image/daisy"), repository: root.to_owned() })
 }
 

@@ -6,6 +6,7 @@ use anyhow::{Context, Result, bail};
 use clap::Subcommand;
 use daisy_kubernetes_tests::{bed, components, suite};
 
+use crate::arguments::{Daisy, Name};
 use crate::image::Build;
 use crate::run::output;
 
@@ -63,14 +64,6 @@ pub(crate) enum Bed {
     Host { folder: PathBuf, host: String },
 }
 
-/// Which bed.
-#[derive(clap::Args)]
-pub(crate) struct Name {
-    /// The bed's name; beds of other names do not disturb each other.
-    #[arg(long, default_value = "default")]
-    name: String,
-}
-
 /// Does it.
 pub(crate) fn run(root: &Path, chore: Bed) -> Result<()> {
     match chore {
@@ -108,12 +101,8 @@ pub(crate) struct Test {
     /// Leaves the bed up, and takes the one that is up: for trying again quickly.
     #[arg(long)]
     keep: bool,
-    /// With Daisy as the dev profile builds it, instead of the release profile.
-    #[arg(long, conflicts_with = "released")]
-    dev: bool,
-    /// With the image as it is released, for which everything is built once more.
-    #[arg(long)]
-    released: bool,
+    #[command(flatten)]
+    daisy: Daisy,
     /// Only the cases whose names contain one of these, and those that all others need.
     only: Vec<String>,
 }
@@ -138,13 +127,8 @@ fn built(root: &Path, wanted: Build, bed: String) -> Result<suite::Options> {
 
 /// Runs them.
 pub(crate) fn test(root: &Path, options: Test) -> Result<()> {
-    let wanted = match (options.dev, options.released) {
-        (true, _) => Build::Dev,
-        (false, true) => Build::Static,
-        (false, false) => Build::Release,
-    };
-    let built = built(root, wanted, options.name.name)?;
-    let hostile = Some(hostile(root, options.dev)?);
+    let built = built(root, options.daisy.build(), options.name.name)?;
+    let hostile = Some(hostile(root, options.daisy.dev)?);
     suite::run(&suite::Options { keep: options.keep, only: options.only, hostile, ..built })
 }
 

@@ -1,5 +1,6 @@
 //! The chores of this repository: `cargo xtask crds|test|bench`.
 
+mod arguments;
 mod bench;
 mod image;
 mod kind;

@@ -178,9 +178,10 @@ async fn register(client: kube::Client, options: RegistrarOptions, metrics: Metr
 /// Makes sure that kinds, namespace and roles are there, and that every member is served. Returns the broker's ID.
 async fn furnish(handle: &Handle) -> anyhow::Result<String> {
     let (clusters, _) = handle.list(&daisy_api_server::ResourceKey::new(GROUP, "clusters"), None);
-    let text = |cluster: &Value, at: &str| cluster.pointer(at).and_then(Value::as_str).unwrap_or_default().to_owned();
-    let records: Vec<_> = clusters.iter().map(|one| (text(one, "/metadata/name"), text(one, "/spec/version"))).collect();
-    setup::serves(Version::own(), records.iter().map(|(id, version)| (id.clone(), version.as_str())))?;
+    let text = |value: &'_ Value| value.as_str().unwrap_or_default().to_owned();
+    let records = clusters.iter();
+    let records = records.map(|one| (text(&one["metadata"]["name"]), one["spec"]["version"].as_str().unwrap_or_default()));
+    setup::serves(Version::own(), records)?;
     for definition in daisy_api::crds::broker() {
         handle.apply(serde_json::to_value(definition)?).await?;
     }

@@ -152,13 +152,13 @@ async fn look(
         ],
     )
     .await?;
-    let mut needs = preflight::needs_of(&objects.all())?;
-    needs.extend(preflight::handed_on(client, &objects.all()).await?);
-    needs.push(Need::new("create", ("", "serviceaccounts/token"), Some(BROKER_NAMESPACE)));
-    needs.push(Need::new("create", ("daisy.supercluster.local", "invitations"), Some(BROKER_NAMESPACE)));
-    needs.push(Need::new("create", ("", "configmaps"), Some(BROKER_NAMESPACE)));
-    needs.push(Need::new("list", ("daisy.supercluster.local", "clusters"), None));
-    preflight::rights(client, needs, "deploy a broker").await?;
+    let needs = vec![
+        Need::new("create", ("", "serviceaccounts/token"), Some(BROKER_NAMESPACE)),
+        Need::new("create", ("daisy.supercluster.local", "invitations"), Some(BROKER_NAMESPACE)),
+        Need::new("create", ("", "configmaps"), Some(BROKER_NAMESPACE)),
+        Need::new("list", ("daisy.supercluster.local", "clusters"), None),
+    ];
+    preflight::rights(client, &objects.all(), needs, "deploy a broker").await?;
     setup::serves_members(client, Version::own()).await?;
     preflight::rehearse(client, &objects.all()).await?;
     let address = address(config, client, options).await?;

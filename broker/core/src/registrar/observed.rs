@@ -31,6 +31,13 @@ pub(super) struct Asked {
     status: JoinRequestStatus,
 }
 
+impl Asked {
+    /// The invitation that it names, if it parses.
+    fn invitation(&self) -> Option<&str> {
+        self.spec.as_ref().ok().map(|spec| spec.invitation.as_str())
+    }
+}
+
 /// A Member that was written here and not yet seen.
 #[derive(Debug)]
 struct Written {
@@ -430,9 +437,8 @@ impl Observed {
 
     /// How many requests there are that were made before this one, by the same invitation.
     pub(super) fn before(&self, name: &str, asked: &Asked) -> usize {
-        let of = |one: &Asked| one.spec.as_ref().map_or(String::new(), |spec| spec.invitation.clone());
-        let (invitation, own) = (of(asked), (asked.made, name));
-        self.requests.iter().filter(|(name, one)| (one.made, name.as_str()) < own && of(one) == invitation).count()
+        let same = |one: &Asked| one.invitation() == asked.invitation();
+        self.requests.iter().filter(|(other, one)| (one.made, other.as_str()) < (asked.made, name) && same(one)).count()
     }
 
     /// A request's status: as answered here, or as seen.

@@ -11,7 +11,7 @@ use std::path::PathBuf;
 use std::time::Instant;
 
 use anyhow::{Context, Result, bail};
-use daisy_kubernetes_tests::suite::Report;
+use daisy_kubernetes_tests::suite::{CaseOf, Report, case, needed};
 
 use crate::bed::{self, Bed};
 use stage::Stage;
@@ -40,21 +40,8 @@ pub struct Options {
     pub daisy: Daisy,
 }
 
-/// One case: its name, and what it does.
-struct Case {
-    name: &'static str,
-    test: fn(&mut Stage) -> Result<()>,
-    /// Without it nothing after it means anything.
-    needed: bool,
-}
-
-const fn case(name: &'static str, test: fn(&mut Stage) -> Result<()>) -> Case {
-    Case { name, test, needed: false }
-}
-
-const fn needed(name: &'static str, test: fn(&mut Stage) -> Result<()>) -> Case {
-    Case { name, test, needed: true }
-}
+/// One case of this suite's.
+type Case = CaseOf<Stage>;
 
 /// All cases, in their order.
 fn cases() -> Vec<Case> {
@@ -98,18 +85,8 @@ pub fn run(options: &Options) -> Result<()> {
     let mut stage = Stage { bed, options: options.clone(), corefile: String::new() };
     // What others need stands already on a bed that was kept.
     let stands = options.keep && stage.has("local")?;
-    let mut ran = 0;
-    for case in cases() {
-        let wanted = case.needed || options.only.is_empty() || options.only.iter().any(|part| case.name.contains(part));
-        if !wanted || (case.needed && stands) {
-            continue;
-        }
-        ran += 1;
-        if !report.run(case.name, || (case.test)(&mut stage)) && case.needed {
-            break;
-        }
-    }
-    if ran == 0 {
+    let cases = cases().into_iter().filter(|case| !(case.needed && stands));
+    if report.run_all(cases, &options.only, &mut stage) == 0 {
         bail!("no case's name contains any of {:?}", options.only);
     }
     if !options.keep {

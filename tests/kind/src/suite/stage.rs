@@ -4,6 +4,7 @@ use std::process::Stdio;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, bail};
+pub(super) use daisy_kubernetes_tests::suite::SOON;
 use daisy_kubernetes_tests::suite::until;
 use serde_json::Value;
 
@@ -12,8 +13,6 @@ use crate::bed::Bed;
 
 /// The name that the cases ask for, as a program in a pod does.
 pub(super) const NAME: &str = "nginx.nginx.svc";
-/// How long anything may take that happens by itself.
-pub(super) const SOON: Duration = Duration::from_secs(60);
 
 /// The bed and what the cases share.
 pub(super) struct Stage {

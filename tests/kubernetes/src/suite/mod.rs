@@ -22,7 +22,7 @@ use anyhow::Result;
 use crate::bed::{self, Bed};
 use crate::programs;
 pub use bench::{Measured, bench};
-pub use report::Report;
+pub use report::{Case as CaseOf, Report, case, needed};
 use stage::Stage;
 pub use stage::{SOON, same, until};
 
@@ -45,21 +45,8 @@ pub struct Options {
     pub hostile: Option<PathBuf>,
 }
 
-/// One case: its name, and what it does.
-struct Case {
-    name: &'static str,
-    test: fn(&mut Stage) -> Result<()>,
-    /// Without it nothing after it means anything.
-    needed: bool,
-}
-
-const fn case(name: &'static str, test: fn(&mut Stage) -> Result<()>) -> Case {
-    Case { name, test, needed: false }
-}
-
-const fn needed(name: &'static str, test: fn(&mut Stage) -> Result<()>) -> Case {
-    Case { name, test, needed: true }
-}
+/// One case of this suite's.
+type Case = report::Case<Stage>;
 
 /// All cases, in their order.
 fn cases() -> Vec<Case> {
@@ -91,12 +78,7 @@ pub fn run(options: &Options) -> Result<()> {
     println!("bed {} is up after {:.1} s; logs: {}", options.bed, started.elapsed().as_secs_f64(), bed.logs().display());
     let mut report = Report::new();
     let mut stage = Stage::new(bed, options)?;
-    for case in cases() {
-        let wanted = case.needed || options.only.is_empty() || options.only.iter().any(|part| case.name.contains(part));
-        if wanted && !report.run(case.name, || (case.test)(&mut stage)) && case.needed {
-            break;
-        }
-    }
+    report.run_all(cases(), &options.only, &mut stage);
     if !options.keep {
         report.run("bed: down leaves nothing", || bed::down(&options.bed));
     }

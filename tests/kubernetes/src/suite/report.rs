@@ -5,6 +5,26 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Result, bail};
 
+/// One case: its name, and what it does on a stage.
+pub struct Case<S> {
+    /// What it is called.
+    pub name: &'static str,
+    /// What it does.
+    pub test: fn(&mut S) -> Result<()>,
+    /// Without it nothing after it means anything.
+    pub needed: bool,
+}
+
+/// A case among others.
+pub const fn case<S>(name: &'static str, test: fn(&mut S) -> Result<()>) -> Case<S> {
+    Case { name, test, needed: false }
+}
+
+/// A case that all after it need.
+pub const fn needed<S>(name: &'static str, test: fn(&mut S) -> Result<()>) -> Case<S> {
+    Case { name, test, needed: true }
+}
+
 /// The outcomes so far.
 #[derive(Default)]
 pub struct Report {
@@ -36,6 +56,22 @@ impl Report {
                 false
             }
         }
+    }
+
+    /// Runs those of these cases that are needed or whose names contain one of `only` (all, where that is empty), one after the other, and
+    /// none after one that is needed and failed. How many ran.
+    pub fn run_all<S>(&mut self, cases: impl IntoIterator<Item = Case<S>>, only: &[String], stage: &mut S) -> usize {
+        let mut ran = 0;
+        for case in cases {
+            if !case.needed && !only.is_empty() && !only.iter().any(|part| case.name.contains(part)) {
+                continue;
+            }
+            ran += 1;
+            if !self.run(case.name, || (case.test)(stage)) && case.needed {
+                break;
+            }
+        }
+        ran
     }
 
     /// Sums up.
