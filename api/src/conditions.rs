@@ -30,8 +30,15 @@ impl Wanted {
     }
 }
 
-/// Sets a condition in the list, and says whether anything but times changed. The transition time moves with the status only.
-pub fn set(conditions: &mut Vec<Condition>, wanted: Wanted, generation: Option<i64>, now: Timestamp) -> bool {
+/// The most characters of a condition's message (`metav1.Condition`).
+const MESSAGE: usize = 32_768;
+
+/// Sets a condition in the list, and says whether anything but times changed. The transition time moves with the status only. Of a
+/// message that is longer than Kubernetes allows, the beginning is kept.
+pub fn set(conditions: &mut Vec<Condition>, mut wanted: Wanted, generation: Option<i64>, now: Timestamp) -> bool {
+    if let Some((end, _)) = wanted.message.char_indices().nth(MESSAGE) {
+        wanted.message.truncate(end);
+    }
     let status = if wanted.status { "True" } else { "False" };
     if let Some(had) = conditions.iter_mut().find(|c| c.type_ == wanted.type_) {
         if had.status == status
@@ -88,5 +95,13 @@ mod tests {
         assert!(set(&mut list, Wanted::new(READY, false, "Failed", "c"), None, late));
         assert_eq!(list[0].last_transition_time.0, late);
         assert_eq!(list.len(), 1);
+    }
+
+    #[test]
+    fn a_message_is_not_longer_than_kubernetes_allows() {
+        let mut list = Vec::new();
+        set(&mut list, Wanted::new(READY, true, "Exported", "ü".repeat(MESSAGE + 1)), None, Timestamp::UNIX_EPOCH);
+        assert_eq!(list[0].message.chars().count(), MESSAGE);
+        assert!(!set(&mut list, Wanted::new(READY, true, "Exported", "ü".repeat(MESSAGE + 1)), None, Timestamp::UNIX_EPOCH));
     }
 }

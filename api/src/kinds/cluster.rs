@@ -7,7 +7,7 @@ use kube::CustomResource;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
-use super::Envelope;
+use super::{Envelope, schema};
 use crate::keys::PublicKey;
 use crate::{Cidr, ClusterId, NodeName};
 
@@ -107,11 +107,13 @@ pub enum Reach {
 pub struct ClusterStatus {
     /// When its newest heartbeat was seen here, by this cluster's clock.
     #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(schema_with = "schema::optional_time")]
     pub last_heard: Option<Time>,
     /// How many of its exports are imported here.
     #[serde(default)]
     pub exports: u32,
     /// Conditions: `Ready` (records agree with the Member), `BrokerConnected` on the local one.
     #[serde(default)]
+    #[schemars(schema_with = "schema::conditions")]
     pub conditions: Vec<Condition>,
 }

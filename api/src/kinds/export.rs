@@ -8,7 +8,7 @@ use kube::CustomResource;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
-use super::{Envelope, IpFamily, Protocol, SessionAffinity};
+use super::{Envelope, IpFamily, Protocol, SessionAffinity, schema};
 use crate::{NameError, NamespaceName, ServiceKey, ServiceName};
 
 /// An export, in the exporting cluster's namespace on the broker, named [`ServiceKey::record_name`].
@@ -34,6 +34,7 @@ pub struct ExportSpec {
     /// Its name.
     pub name: ServiceName,
     /// The creation time of the ServiceExport: the oldest wins a conflict, the cluster ID breaks a tie.
+    #[schemars(schema_with = "schema::time")]
     pub exported_at: Time,
     /// With a clusterset IP, or headless.
     #[serde(rename = "type")]

@@ -7,7 +7,7 @@ use kube::CustomResource;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
-use super::GatewayRecord;
+use super::{GatewayRecord, schema};
 use crate::{ClusterId, NodeName};
 
 /// A gateway, named by its node. Made, written and read by the gateway; the syncer carries `status.localEndpoint` to the broker.
@@ -60,6 +60,7 @@ pub struct GatewayStatus {
     pub connections: Vec<Connection>,
     /// Conditions: `Ready` (device, port and key are there).
     #[serde(default)]
+    #[schemars(schema_with = "schema::conditions")]
     pub conditions: Vec<Condition>,
 }
 
@@ -100,6 +101,7 @@ pub struct Connection {
     pub latency: Option<RoundTrip>,
     /// Since when it stands so.
     #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(schema_with = "schema::optional_time")]
     pub since: Option<Time>,
 }
 

@@ -5,6 +5,7 @@ use kube::CustomResource;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
+use super::schema;
 use crate::{ClusterId, Grant};
 
 /// An invitation, in `daisy-broker`. Written by the administrator; its status by the registrar.
@@ -29,6 +30,7 @@ pub struct InvitationSpec {
     /// What a cluster that joins by it may export.
     pub grant: Grant,
     /// When it ends.
+    #[schemars(schema_with = "schema::time")]
     pub expires: Time,
     /// How many clusters may join by it.
     #[schemars(range(min = 1, max = 100_000))]

@@ -5,6 +5,7 @@ use kube::CustomResource;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
+use super::schema;
 use crate::keys::{PublicKey, Signature, VerifyingKey};
 use crate::{Cidr, ClusterId};
 
@@ -104,6 +105,7 @@ pub struct JoinRequestStatus {
     pub ranges: Option<Ranges>,
     /// Until when reserved ranges are kept.
     #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(schema_with = "schema::optional_time")]
     pub reserved_until: Option<Time>,
     /// The cluster's token for its own namespace, in a sealed box (X25519, XSalsa20-Poly1305) to `sealingKey`, base64.
     #[serde(default, skip_serializing_if = "Option::is_none")]

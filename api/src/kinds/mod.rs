@@ -9,6 +9,7 @@ mod heartbeat;
 mod invitation;
 mod join_request;
 mod member;
+mod schema;
 mod service_export;
 mod service_import;
 

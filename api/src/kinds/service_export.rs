@@ -7,6 +7,8 @@ use kube::CustomResource;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
+use super::schema;
+
 /// Offers the Service of the same namespace and name to the other clusters of the clusterset.
 #[derive(CustomResource, Clone, Debug, Default, PartialEq, Eq, Serialize, JsonSchema)]
 #[kube(
@@ -52,6 +54,7 @@ impl<'de> Deserialize<'de> for ServiceExportSpec {
 pub struct ServiceExportStatus {
     /// `Valid`, `Ready` and `Conflict`.
     #[serde(default)]
+    #[schemars(schema_with = "schema::conditions")]
     pub conditions: Vec<Condition>,
 }
 

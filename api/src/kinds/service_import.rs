@@ -8,7 +8,7 @@ use kube::CustomResource;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
-use super::{IpFamily, Protocol, SessionAffinity};
+use super::{IpFamily, Protocol, SessionAffinity, schema};
 use crate::ClusterId;
 
 /// What all exports of this namespace and name merge into; written by the syncer in every member where the namespace exists.
@@ -47,6 +47,7 @@ pub struct ServiceImportSpec {
     pub session_affinity: SessionAffinity,
     /// Its configuration.
     #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(schema_with = "schema::session_affinity_config")]
     pub session_affinity_config: Option<SessionAffinityConfig>,
     /// The internal traffic policy that was merged.
     #[serde(default, skip_serializing_if = "Option::is_none")]
@@ -92,6 +93,7 @@ pub struct ServiceImportStatus {
     pub clusters: Vec<SourceCluster>,
     /// `Ready`.
     #[serde(default)]
+    #[schemars(schema_with = "schema::conditions")]
     pub conditions: Vec<Condition>,
     /// Whether its EndpointSlices are in its namespace.
     #[serde(default)]
