@@ -8,6 +8,7 @@
 
 use daisy_api::labels::{BROKER_NAMESPACE, EXPORT_ID, GROUP};
 use daisy_api::{ClusterId, ClusterSpec, ExportEndpointsSpec, ExportSpec, HeartbeatSpec, JoinRequestSpec, Member, MemberSpec};
+use daisy_api_server::typed::{self, TypeMismatch};
 use daisy_broker_core::policy;
 use daisy_broker_core::registrar::request::{REQUEST_NAME_MIN, REQUEST_NAME_PREFIX, REQUESTS_PER_INVITATION, unguessable};
 use serde::de::DeserializeOwned;
@@ -181,8 +182,8 @@ pub(crate) fn admit(write: &Write<'_>, records: &impl Records) -> Result<(), Ina
 
 fn spec<T: DeserializeOwned>(object: &Value) -> Result<T, Inadmissible> {
     // The schema has been checked; what it cannot say, as that a CIDR has no bits beyond its prefix, the type does.
-    serde_path_to_error::deserialize(&object["spec"])
-        .map_err(|error| Inadmissible::Malformed { field: format!("spec.{}", error.path()), cause: error.inner().to_string() })
+    typed::read(&object["spec"], "spec")
+        .map_err(|TypeMismatch { field, message }| Inadmissible::Malformed { field, cause: message })
 }
 
 fn metadata(object: &Value) -> Result<(), Inadmissible> {

@@ -12,6 +12,7 @@ use serde_json::Value;
 
 use crate::jsonpath::{JsonPath, JsonPathError};
 use crate::refusal::qualified;
+use crate::typed::{self, TypeMismatch};
 use crate::validation::NameRule;
 
 /// A resource whatever its version: `PLURAL.GROUP`.
@@ -104,23 +105,12 @@ impl Column {
     }
 }
 
-/// Why an object is not of its type.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct TypeMismatch {
-    /// The path of the field.
-    pub field: String,
-    /// What is wrong there.
-    pub message: String,
-}
-
 /// Parses an object as its Rust type and writes it back: fields that the type does not have are gone.
-pub(crate) type Normalize = fn(Value) -> Result<Value, TypeMismatch>;
+pub(crate) type Normalize = fn(&Value) -> Result<Value, TypeMismatch>;
 
-fn normalize<K: DeserializeOwned + Serialize>(object: Value) -> Result<Value, TypeMismatch> {
-    let mismatch = |field: String, message: String| TypeMismatch { field, message };
-    let typed: K = serde_path_to_error::deserialize(object)
-        .map_err(|error| mismatch(error.path().to_string(), error.inner().to_string()))?;
-    serde_json::to_value(typed).map_err(|error| mismatch(String::new(), error.to_string()))
+fn normalize<K: DeserializeOwned + Serialize>(object: &Value) -> Result<Value, TypeMismatch> {
+    serde_json::to_value(typed::read::<K>(object, "")?)
+        .map_err(|error| TypeMismatch { field: String::new(), message: error.to_string() })
 }
 
 /// Every verb of an ordinary resource.
@@ -292,9 +282,9 @@ mod tests {
         assert!(!ResourceDefinition::of::<Namespace>().namespaced());
         let check = definition.normalize.expect("typed");
         let error =
-            check(json!({"apiVersion": "v1", "kind": "ConfigMap", "metadata": {}, "data": {"a": 1}})).expect_err("a number");
+            check(&json!({"apiVersion": "v1", "kind": "ConfigMap", "metadata": {}, "data": {"a": 1}})).expect_err("a number");
         assert_eq!(error.field, "data.a");
-        let kept = check(json!({"apiVersion": "v1", "kind": "ConfigMap", "metadata": {}, "other": 1})).expect("a ConfigMap");
+        let kept = check(&json!({"apiVersion": "v1", "kind": "ConfigMap", "metadata": {}, "other": 1})).expect("a ConfigMap");
         assert!(kept.get("other").is_none());
     }
 }

@@ -35,11 +35,12 @@ mod selector;
 mod server;
 mod store;
 mod tls;
+pub mod typed;
 mod validation;
 mod write;
 
 pub use auth::{AUTHENTICATED, MASTERS, User};
-pub use definition::{ALL_VERBS, Column, ResourceDefinition, ResourceKey, TypeMismatch};
+pub use definition::{ALL_VERBS, Column, ResourceDefinition, ResourceKey};
 pub use error::Error;
 pub use handle::Handle;
 pub use hooks::{AdmissionRequest, Hooks, NoHooks, Operation, View};

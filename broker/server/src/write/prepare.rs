@@ -8,6 +8,7 @@ use crate::hooks::Operation;
 use crate::object::{self, metadata_mut};
 use crate::rbac;
 use crate::refusal::{Cause, Refusal};
+use crate::typed::{self, TypeMismatch};
 use crate::validation;
 
 impl Writer<'_, '_> {
@@ -94,26 +95,28 @@ impl Writer<'_, '_> {
 
     /// Holds the object to its type or shapes it by its schema; says which fields it dropped if `sent` by a client.
     fn shaped(&mut self, mut object: Value, sent: bool) -> Result<Value, Refusal> {
-        let before = (sent && self.by.validation != FieldValidation::Ignore).then(|| object.clone());
+        let tell = sent && self.by.validation != FieldValidation::Ignore;
         let mut unknown = Vec::new();
+        // The schema says what it drops; a type says nothing.
         if let Some(normalize) = self.served.definition.normalize {
-            object = normalize(object).map_err(|mismatch| self.mistyped(&mismatch.field, &mismatch.message))?;
+            let typed = normalize(&object).map_err(|mismatch| self.mistyped(&mismatch))?;
+            if tell {
+                dropped(&object, &typed, "", &mut unknown);
+            }
+            object = typed;
         } else {
-            let metadata: ObjectMeta = serde_path_to_error::deserialize(&object["metadata"])
-                .map_err(|error| self.mistyped(&format!("metadata.{}", error.path()), &error.inner().to_string()))?;
-            object["metadata"] = json!(metadata);
+            let metadata: ObjectMeta =
+                typed::read(&object["metadata"], "metadata").map_err(|mismatch| self.mistyped(&mismatch))?;
+            let metadata = json!(metadata);
+            if tell {
+                dropped(&object["metadata"], &metadata, "metadata", &mut unknown);
+            }
+            object["metadata"] = metadata;
             if let Some(schema) = &self.served.schema {
-                unknown = schema.shape(&mut object);
+                unknown.extend(schema.shape(&mut object));
             }
         }
-        if let Some(before) = before {
-            // The schema has said what it dropped; a type says nothing.
-            let compared = if self.served.definition.normalize.is_some() { "" } else { "metadata" };
-            if compared.is_empty() {
-                dropped(&before, &object, "", &mut unknown);
-            } else {
-                dropped(&before[compared], &object[compared], compared, &mut unknown);
-            }
+        if tell {
             let words: Vec<_> = unknown.iter().map(|field| format!("unknown field \"{field}\"")).collect();
             if self.by.validation == FieldValidation::Strict && !words.is_empty() {
                 return Err(Refusal::bad_request(format!("strict decoding error: {}", words.join(", "))));
@@ -123,10 +126,11 @@ impl Writer<'_, '_> {
         Ok(object)
     }
 
-    fn mistyped(&self, field: &str, why: &str) -> Refusal {
+    fn mistyped(&self, TypeMismatch { field, message: why }: &TypeMismatch) -> Refusal {
         let definition = &self.served.definition;
+        let place = if field.is_empty() { String::new() } else { format!("{field}: ") };
         let message = format!(
-            "{} in version {:?} cannot be handled as a {}: {field}: {why}",
+            "{} in version {:?} cannot be handled as a {}: {place}{why}",
             definition.kind, definition.version, definition.kind
         );
         Refusal::bad_request(message).because(vec![Cause::invalid(field, why)])
