@@ -39,13 +39,14 @@ pub trait Respond: Send + Sync + Unpin + 'static {
 }
 
 /// Answers requests by what a [`Respond`] says.
-pub(crate) struct Handler<R> {
-    responder: R,
+pub(crate) struct Handler {
+    // Boxed, so that the server is compiled in this crate alone and not for each responder again.
+    responder: Box<dyn Respond>,
     metrics: Metrics,
 }
 
-impl<R> Handler<R> {
-    pub(crate) fn new(responder: R, metrics: Metrics) -> Self {
+impl Handler {
+    pub(crate) fn new(responder: Box<dyn Respond>, metrics: Metrics) -> Self {
         Self { responder, metrics }
     }
 }
@@ -65,7 +66,7 @@ impl Response {
     }
 }
 
-impl<R: Respond> Handler<R> {
+impl Handler {
     async fn respond(&self, request: &Request) -> Response {
         if request.metadata.op_code != OpCode::Query {
             return Response::bare(request, ResponseCode::NotImp);
@@ -117,7 +118,7 @@ async fn forward(request: &Request, servers: &[SocketAddr]) -> Response {
 }
 
 #[async_trait]
-impl<R: Respond> RequestHandler for Handler<R> {
+impl RequestHandler for Handler {
     async fn handle_request<H: ResponseHandler, T: Time>(&self, request: &Request, mut handle: H) -> ResponseInfo {
         let start = Instant::now();
         let mut response = self.respond(request).await;

@@ -172,14 +172,19 @@ pub async fn serve(
     metrics: &Metrics,
     shutdown: impl Future<Output = ()>,
 ) -> Result<(), ServeError> {
-    let mut server = Server::new(Handler::new(responder, metrics.clone()));
-    for (udp, tcp) in sockets.pairs {
-        server.register_socket(udp);
-        server.register_listener(tcp, TCP_IDLE, TCP_BUFFER);
-    }
+    let mut server = answering(sockets, Handler::new(Box::new(responder), metrics.clone()));
     tokio::select! {
         ended = server.block_until_done() => ended?,
         () = shutdown => server.shutdown_gracefully().await?,
     }
     Ok(())
+}
+
+fn answering(sockets: Sockets, handler: Handler) -> Server<Handler> {
+    let mut server = Server::new(handler);
+    for (udp, tcp) in sockets.pairs {
+        server.register_socket(udp);
+        server.register_listener(tcp, TCP_IDLE, TCP_BUFFER);
+    }
+    server
 }

@@ -17,6 +17,8 @@ use serde_json::json;
 use thiserror::Error;
 use tokio::net::TcpListener;
 
+use crate::task;
+
 /// How the server is set.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) struct Options {
@@ -62,7 +64,7 @@ pub(crate) async fn run(options: Options, shutdown: impl Future<Output = ()>) ->
                     }
                 };
                 let service = service_fn(move |request| async move { Ok::<_, Infallible>(answer(&request, client)) });
-                tokio::spawn(async move {
+                task::spawn(async move {
                     if let Err(e) = hyper::server::conn::http1::Builder::new().serve_connection(TokioIo::new(stream), service).await {
                         tracing::debug!(%client, "a connection ended: {e}");
                     }

@@ -28,6 +28,7 @@ mod internal;
 mod kubeconfig;
 mod kubelet;
 mod sys;
+mod task;
 mod walk;
 
 pub use internal::{Ready, internal_main};

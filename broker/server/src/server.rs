@@ -133,7 +133,7 @@ impl Server {
             return Err(Error::NoListener);
         }
         let sweeper = tokio::spawn(sweep(Arc::downgrade(&self.inner), self.inner.limits.sweep_interval));
-        let result = http::serve(self.inner.clone(), self.keys.tls.clone(), listeners, shutdown).await;
+        let result = http::serve(self.inner.clone(), self.keys.tls.clone(), listeners, Box::pin(shutdown)).await;
         sweeper.abort();
         result
     }

@@ -9,6 +9,7 @@ use tokio::sync::watch;
 
 use crate::network::connect;
 use crate::sys::Netns;
+use crate::task;
 
 /// Where a port leads, once that is known.
 type Destination = watch::Sender<Option<(Netns, SocketAddr)>>;
@@ -24,7 +25,7 @@ impl Forwards {
             listener.set_nonblocking(true)?;
             let listener = tokio::net::TcpListener::from_std(listener)?;
             let destination: Destination = watch::Sender::new(None);
-            tokio::spawn(accept(listener, destination.subscribe()));
+            task::spawn(accept(listener, destination.subscribe()));
             destinations.insert(*port, destination);
         }
         Ok(Self(destinations))
@@ -42,7 +43,7 @@ async fn accept(listener: tokio::net::TcpListener, destination: watch::Receiver<
     loop {
         match listener.accept().await {
             Ok((stream, _)) => {
-                tokio::spawn(pass(stream, destination.clone()));
+                task::spawn(pass(stream, destination.clone()));
             }
             Err(e) => {
                 // Out of descriptors, most likely: they come back when connections end.

@@ -28,6 +28,7 @@ use crate::internal;
 use crate::network::Networks;
 use crate::protocol::Up;
 use crate::state::{Description, StateDir};
+use crate::task;
 
 /// What the agent is started with.
 pub(crate) struct Agent {
@@ -119,13 +120,13 @@ async fn serve(agent: Agent, began: Instant) -> std::io::Result<()> {
     });
     let down = shared.down.notified();
     tokio::pin!(down);
-    tokio::spawn(bring_up::run(Arc::clone(&shared)));
+    task::spawn(bring_up::run(Arc::clone(&shared)));
     loop {
         tokio::select! {
             () = &mut down => return Ok(()),
             accepted = control.accept() => match accepted {
                 Ok((stream, _)) => {
-                    tokio::spawn(control::serve(Arc::clone(&shared), stream));
+                    task::spawn(control::serve(Arc::clone(&shared), stream));
                 }
                 Err(e) => {
                     // Out of descriptors, most likely: they come back when requests are answered.

@@ -21,6 +21,7 @@ use super::place::Site;
 use crate::network::connect;
 use crate::protocol::{Command, ServiceCommand};
 use crate::sys::Netns;
+use crate::task;
 
 /// The first and the longest pause before an ended process is started again.
 const BACKOFF: (Duration, Duration) = (Duration::from_millis(100), Duration::from_secs(5));
@@ -97,7 +98,7 @@ impl Services {
             pid_sender.send_replace(State::Running(pid));
         }
         running.insert(name.to_owned(), Running { pid, stop });
-        tokio::spawn(supervised.run(first, pid_sender, stopped, ready_sender));
+        task::spawn(supervised.run(first, pid_sender, stopped, ready_sender));
         Ok(ready)
     }
 

@@ -30,7 +30,7 @@ use daisy_api_server::Server;
 use serde::{Deserialize, Serialize};
 use tokio::signal::unix::{SignalKind, signal};
 
-use crate::Ready;
+use crate::{Ready, task};
 use admission::ClusterHooks;
 
 pub use admission::pod::POD_FINALIZER;
@@ -87,8 +87,8 @@ async fn run_until(
     let kubeconfig = server.admin_kubeconfig(&url, &options.cluster);
     server.write_admin_kubeconfig(&options.data.join(ADMIN_KUBECONFIG), &url, &options.cluster)?;
     let client = admin_client(&kubeconfig).await?;
-    let serving = tokio::spawn(server.serve(listeners, shutdown));
-    let controllers = tokio::spawn(controllers::run(client, ca));
+    let serving = task::spawn(server.serve(listeners, shutdown));
+    let controllers = task::spawn(controllers::run(client, ca));
     tracing::info!(cluster = options.cluster, %url, "the control plane is up");
     on_ready();
     let result = serving.await;

@@ -42,6 +42,7 @@ pub(crate) use record::{PodRecord, pods_folder};
 use crate::internal;
 use crate::kubeconfig;
 use crate::plan::ClusterPlan;
+use crate::task;
 
 /// What the kubelet of a cluster is started with.
 #[derive(Debug, Clone, Serialize, Deserialize)]
@@ -85,7 +86,7 @@ pub(crate) async fn run(options: Options) -> anyhow::Result<()> {
     let registered = futures::future::try_join(nodes::register(&context), addons::install(&context));
     registered.await?;
     let (dns_ready, mut dns) = watch::channel(false);
-    tokio::spawn(async move {
+    task::spawn(async move {
         if dns.wait_for(|ready| *ready).await.is_ok() {
             internal::say_ready();
         }
@@ -179,5 +180,5 @@ fn applied(
     }
     let (sender, receiver) = watch::channel(wanted);
     workers.insert(uid, Worker { pod: sender });
-    tokio::spawn(pod::run(Arc::clone(context), node, receiver, dns_ready.clone()));
+    task::spawn(pod::run(Arc::clone(context), node, receiver, dns_ready.clone()));
 }

@@ -21,6 +21,7 @@ use super::token::Token;
 use super::{Context, addons, brief, files, status};
 use crate::control_plane::POD_FINALIZER;
 use crate::kubeconfig;
+use crate::task;
 
 /// How long a pod's processes have to end, where its spec does not say less than Kubernetes' default.
 const GRACE: Duration = Duration::from_secs(2);
@@ -194,7 +195,7 @@ impl Worker {
         let sandbox = Sandbox::enclose(&blueprint, address, own).await?;
         if let (Some(token), Some(pause)) = (token, renewal) {
             let mut wanted = self.wanted.clone();
-            tokio::spawn(async move {
+            task::spawn(async move {
                 tokio::select! {
                     () = token.renew(pause) => {}
                     () = Self::over(&mut wanted) => {}
@@ -244,13 +245,8 @@ impl Worker {
         reports.mark_changed();
         let mut containers = JoinSet::new();
         let split = init.len();
-        containers.spawn(all(
-            Arc::clone(&running),
-            init,
-            spec.containers,
-            Restart::parse(spec.restart_policy.as_deref()),
-            stopped,
-        ));
+        let restart = Restart::parse(spec.restart_policy.as_deref());
+        task::spawn_in(&mut containers, all(Arc::clone(&running), init, spec.containers, restart, stopped));
         let mut over = false;
         let mut wanted = self.wanted.clone();
         let mut again = None;
@@ -411,7 +407,10 @@ async fn all(
     }
     let mut set = JoinSet::new();
     for (index, spec) in containers.into_iter().enumerate() {
-        set.spawn(make(first + index, spec, restart).run());
+        let container = make(first + index, spec, restart);
+        task::spawn_in(&mut set, async move {
+            container.run().await;
+        });
     }
     while set.join_next().await.is_some() {}
 }

@@ -15,11 +15,11 @@ mod respond;
 mod review;
 
 use std::convert::Infallible;
-use std::future::Future;
 use std::net::TcpListener;
 use std::sync::Arc;
 use std::time::Duration;
 
+use futures::future::BoxFuture;
 use hyper::service::service_fn;
 use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
 use hyper_util::server::conn::auto;
@@ -43,12 +43,21 @@ const STREAMS: u32 = 1_000;
 /// After a failed accept (no file descriptors left), before the next.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
 
-/// Serves until `shutdown` is ready.
-pub(crate) async fn serve(
+/// Serves until `shutdown` is ready. Boxed, so that HTTP is compiled in this crate and not in each that serves.
+pub(crate) fn serve<'a>(
     inner: Arc<Inner>,
     tls: Arc<rustls::ServerConfig>,
     listeners: Vec<TcpListener>,
-    shutdown: impl Future<Output = ()> + Send,
+    shutdown: BoxFuture<'a, ()>,
+) -> BoxFuture<'a, Result<(), Error>> {
+    Box::pin(serving(inner, tls, listeners, shutdown))
+}
+
+async fn serving(
+    inner: Arc<Inner>,
+    tls: Arc<rustls::ServerConfig>,
+    listeners: Vec<TcpListener>,
+    shutdown: BoxFuture<'_, ()>,
 ) -> Result<(), Error> {
     let places = Arc::new(Semaphore::new(inner.limits.connections));
     let mut accepting = JoinSet::new();
