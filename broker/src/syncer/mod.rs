@@ -106,12 +106,15 @@ impl SyncerOptions {
 struct Clock(Instant);
 
 impl Clock {
+    /// By the monotonic clock, this process began so long after its zero: what was before, as the gateways tell it, can be said.
+    const BEFORE: Duration = Duration::from_secs(3600);
+
     fn now(self) -> Now {
-        Now { monotonic: self.0.elapsed(), wall: Timestamp::now() }
+        Now { monotonic: Self::BEFORE + self.0.elapsed(), wall: Timestamp::now() }
     }
 
     fn at(self, monotonic: Duration) -> Instant {
-        self.0 + monotonic
+        self.0 + monotonic.saturating_sub(Self::BEFORE)
     }
 }
 

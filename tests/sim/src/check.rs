@@ -75,7 +75,8 @@ fn appears(world: &World, number: u8, slice: &EndpointSlice) -> Result<(), Viola
 
 fn lives(world: &World, number: u8, from: u8, key: &ServiceKey) -> bool {
     let exempt = &world.exempt;
-    let lawful = exempt.exports.contains(&(from, key.clone()))
+    let lawful = !objects::can_meet(number, from)
+        || exempt.exports.contains(&(from, key.clone()))
         || exempt.keys.contains(key)
         || exempt.clusters.contains(&from)
         || exempt.clusters.contains(&number)
@@ -175,11 +176,15 @@ fn member(world: &World, cluster: &SimCluster) -> Result<(), Violation> {
             found
         };
         let seen = slices(labels::SYSTEM_NAMESPACE, labels::SLICE_SERVICE_NAME);
-        differs(&format!("endpoints of {key}"), format!("{exporters:?}"), format!("{seen:?}"))?;
+        let within_reach = |(from, pods): (&u8, &BTreeSet<String>)| {
+            (*from, if objects::can_meet(number, *from) { pods.clone() } else { BTreeSet::new() })
+        };
+        let offered: BTreeMap<u8, BTreeSet<String>> = exporters.iter().map(within_reach).collect();
+        differs(&format!("endpoints of {key}"), format!("{offered:?}"), format!("{seen:?}"))?;
         let exists = cluster.here.get(Kind::Namespace, "", key.namespace.as_str()).is_some();
         if exists {
             let seen = slices(key.namespace.as_str(), labels::MCS_SERVICE_NAME);
-            differs(&format!("MCS endpoints of {key}"), format!("{exporters:?}"), format!("{seen:?}"))?;
+            differs(&format!("MCS endpoints of {key}"), format!("{offered:?}"), format!("{seen:?}"))?;
         }
     }
     Ok(())

@@ -191,16 +191,26 @@ pub(crate) fn export(key: &ServiceKey) -> ServiceExport {
     export
 }
 
-/// The cluster's gateway, connected to those given; it has no word of itself before its node has an address.
-pub(crate) fn gateway(of: &Identity, address: Option<IpAddr>, others: &[(u8, bool)]) -> Gateway {
+/// Whether a cluster is behind NAT: between two such there never is a path.
+pub(crate) fn behind_nat(number: u8) -> bool {
+    number.is_multiple_of(3)
+}
+
+/// Whether there can be a path between two clusters.
+pub(crate) fn can_meet(one: u8, other: u8) -> bool {
+    one == other || !(behind_nat(one) && behind_nat(other))
+}
+
+/// The cluster's gateway, with its connections to those given; it has no word of itself before its node has an address.
+pub(crate) fn gateway(of: &Identity, address: Option<IpAddr>, others: &[(u8, ConnectionStatus)]) -> Gateway {
     let (number, name) = (of.number, node_name(of.number));
     let mut gateway = Gateway::new(name.as_str(), GatewaySpec { node: name.clone() });
     gateway.metadata.namespace = Some(labels::SYSTEM_NAMESPACE.to_owned());
     let endpoint = TunnelEndpoint { address: ([203, 0, 113, number], labels::TUNNEL_PORT).into(), reach: Reach::Public };
-    let connection = |(other, up): &(u8, bool)| Connection {
+    let connection = |(other, status): &(u8, ConnectionStatus)| Connection {
         cluster_id: id(*other),
         node: node_name(*other),
-        status: if *up { ConnectionStatus::Connected } else { ConnectionStatus::Error },
+        status: *status,
         status_message: String::new(),
         endpoint: None,
         using_nat: false,
@@ -212,7 +222,7 @@ pub(crate) fn gateway(of: &Identity, address: Option<IpAddr>, others: &[(u8, boo
             node: name,
             public_key: PublicKey::from_bytes(of.bytes()),
             address,
-            endpoints: vec![endpoint],
+            endpoints: if behind_nat(of.number) { vec![] } else { vec![endpoint] },
         }),
         connections: others.iter().map(connection).collect(),
         ..GatewayStatus::default()

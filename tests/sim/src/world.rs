@@ -4,7 +4,7 @@ use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::fmt;
 use std::time::Duration;
 
-use daisy_api::{JoinRequestSpec, ServiceKey, labels};
+use daisy_api::{ConnectionStatus, JoinRequestSpec, ServiceKey, labels};
 use daisy_broker_core::object::{Kind, Object, Place};
 use daisy_broker_core::policy;
 use daisy_broker_core::syncer::{Action, Failure, FailureKind, Verb};
@@ -327,12 +327,17 @@ impl World {
         let there: BTreeSet<u8> = self.clusters.values().filter(|c| c.standing == Standing::Member).map(|c| c.number).collect();
         let Some(cluster) = self.clusters.get_mut(&number) else { return };
         let remote = |o: &&Object| o.name() != cluster.id.as_str();
-        let others: Vec<(u8, bool)> = cluster
+        let status = |other| match there.contains(&other) && !self.paths_down.contains(&(number, other)) {
+            _ if !objects::can_meet(number, other) => ConnectionStatus::Connecting,
+            true => ConnectionStatus::Connected,
+            false => ConnectionStatus::Error,
+        };
+        let others: Vec<(u8, ConnectionStatus)> = cluster
             .here
             .list(Kind::Cluster)
             .filter(remote)
             .filter_map(|o| objects::number(o.name()))
-            .map(|other| (other, there.contains(&other) && !self.paths_down.contains(&(number, other))))
+            .map(|other| (other, status(other)))
             .collect();
         let node = cluster.here.get(Kind::Node, "", objects::node_name(number).as_str());
         let annotations = node.and_then(|node| node.metadata().annotations.as_ref());

@@ -317,8 +317,8 @@ impl Syncer {
             let message = "it sends no heartbeat and answers no probe: its endpoints are withdrawn until it does";
             Wanted::new(VOUCHED, false, "Silent", message)
         } else if peer.unreachable {
-            let message = "its probes through the tunnel are answered no longer: its endpoints are withdrawn until one is; see its \
-                           connections: daisy show connections";
+            let message = "no probe to it through the tunnel is answered: its endpoints are withdrawn until one is; see its connections: \
+                           daisy show connections";
             Wanted::new(VOUCHED, false, "Unreachable", message)
         } else {
             Wanted::new(VOUCHED, true, "Alive", "it gives signs of life")

@@ -64,6 +64,8 @@ pub struct Config {
     /// For how long no probe must have been answered before a cluster that sends no heartbeat is silent, and for how long a path that
     /// was there must have been broken before its cluster is out of reach: longer than a gateway takes to start anew.
     pub probe_margin: Duration,
+    /// For how long a path that was never there may take to come up before its cluster is out of reach.
+    pub path_patience: Duration,
     /// The least time between two writes of the status of one remote Cluster.
     pub status_interval: Duration,
     /// How long a leave waits for a broker that is away.
@@ -81,6 +83,7 @@ impl Default for Config {
             vouch_margin: Duration::from_secs(15),
             longest_interval: Duration::from_secs(600),
             probe_margin: Duration::from_secs(10),
+            path_patience: Duration::from_secs(30),
             status_interval: Duration::from_secs(5),
             leave_grace: Duration::from_secs(10),
             backoff: (Duration::from_millis(200), Duration::from_secs(30)),

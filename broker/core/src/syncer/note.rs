@@ -62,7 +62,7 @@ pub enum Note {
         /// The cluster.
         cluster: ClusterId,
     },
-    /// The path to a cluster is broken: its endpoints leave the imports.
+    /// The path to a cluster is broken, or does not come up: its endpoints leave the imports.
     Unreachable {
         /// The cluster.
         cluster: ClusterId,
@@ -218,11 +218,10 @@ impl fmt::Display for Note {
                 "cluster {cluster} sends no heartbeat and answers no probe: its endpoints are withdrawn until it does"
             ),
             Self::Heard { cluster } => write!(f, "cluster {cluster} gives a sign of life again"),
-            Self::Unreachable { cluster } => write!(
-                f,
-                "cluster {cluster} answers no probe through the tunnel any more: its endpoints are withdrawn until it does"
-            ),
-            Self::Reachable { cluster } => write!(f, "cluster {cluster} answers probes through the tunnel again"),
+            Self::Unreachable { cluster } => {
+                write!(f, "cluster {cluster} answers no probe through the tunnel: its endpoints are withdrawn until it does")
+            }
+            Self::Reachable { cluster } => write!(f, "cluster {cluster} answers probes through the tunnel"),
             Self::Joined { cluster } => write!(f, "cluster {cluster} is a member"),
             Self::Removed { cluster } => write!(f, "cluster {cluster} is no member any more"),
             Self::BrokerOlder { object } => {

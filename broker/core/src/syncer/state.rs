@@ -160,16 +160,29 @@ impl Reachability {
         }
     }
 
-    /// With what the gateways say now: whether a probe is answered, and whether a path is said to have broken.
-    pub(super) fn next(had: Option<Self>, (connected, broke): (bool, bool), now: Duration) -> Self {
+    /// With what the gateways say now.
+    pub(super) fn next(had: Option<Self>, said: Said, now: Duration) -> Self {
         match had {
-            _ if connected => Self::Connected,
+            _ if said.connected => Self::Connected,
             // A gateway that starts anew knows of no path that broke.
             Some(Self::Broken(since)) => Self::Broken(since),
             Some(Self::Connected) => Self::Broken(now),
-            Some(Self::Trying(_)) | None if broke => Self::Broken(now),
+            Some(Self::Trying(_)) if said.broke => Self::Broken(now),
             Some(Self::Trying(since)) => Self::Trying(since),
-            None => Self::Trying(now),
+            // A syncer that starts anew knows of no path at all; the gateways do.
+            None if said.broke => Self::Broken(said.since.unwrap_or(now)),
+            None => Self::Trying(said.since.unwrap_or(now)),
         }
     }
+}
+
+/// What the gateways say of their connections to one cluster, taken together.
+#[derive(Clone, Copy, Debug, Default)]
+pub(super) struct Said {
+    /// One has its probes answered.
+    pub(super) connected: bool,
+    /// One had.
+    pub(super) broke: bool,
+    /// Since when the newest of them stands so.
+    pub(super) since: Option<Duration>,
 }

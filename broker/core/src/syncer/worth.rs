@@ -7,7 +7,7 @@ use daisy_api::{ClusterId, ConnectionStatus, HeartbeatSpec, NamespaceName, Servi
 
 use super::agenda::{Timer, Work};
 use super::note::Note;
-use super::state::Reachability;
+use super::state::{Reachability, Said};
 use super::{Link, Syncer};
 use crate::object::Reference;
 use crate::time::Now;
@@ -17,8 +17,8 @@ impl Syncer {
     /// Judges whether a cluster is silent or out of reach, or when that is to be judged again. Either way its endpoints leave the
     /// imports.
     ///
-    /// It is out of reach once the path through the tunnel has broken for long enough: whatever it says on the broker, nothing that
-    /// is sent to it arrives. It is silent once its heartbeats have stopped for long enough and no probe is answered. While the
+    /// It is out of reach once the path through the tunnel has broken for long enough, or has not come up for long enough (between two
+    /// clusters that are both behind NAT none ever does): whatever it says on the broker, nothing that is sent to it arrives. It is silent once its heartbeats have stopped for long enough and no probe is answered. While the
     /// broker is connected, a cluster to which there is no tunnel counts as not answering; the wait then begins no earlier than the
     /// connection. While the broker is away nobody's heartbeats arrive, and only probes that are tried and fail make a cluster
     /// silent.
@@ -69,7 +69,8 @@ impl Syncer {
         let peer = self.peers.get_mut(id)?;
         let lost_at = match self.reachability.get(id) {
             Some(Reachability::Broken(since)) => Some(*since + self.config.probe_margin),
-            Some(Reachability::Connected | Reachability::Trying(_)) | None => None,
+            Some(Reachability::Trying(since)) => Some(*since + self.config.path_patience),
+            Some(Reachability::Connected) | None => None,
         };
         let lost = lost_at.is_some_and(|at| at <= now.monotonic);
         if peer.unreachable != lost {
@@ -183,12 +184,13 @@ impl Syncer {
 
     /// Reads anew, from all gateways, which clusters answer probes.
     pub(super) fn see_connections(&mut self, now: Now) {
-        let mut answers: BTreeMap<ClusterId, (bool, bool)> = BTreeMap::new();
+        let mut answers: BTreeMap<ClusterId, Said> = BTreeMap::new();
         for (_, gateway) in self.here.gateways.iter() {
             for connection in gateway.status.iter().flat_map(|status| &status.connections) {
-                let (connected, broke) = answers.entry(connection.cluster_id.clone()).or_default();
-                *connected |= connection.status == ConnectionStatus::Connected;
-                *broke |= connection.status == ConnectionStatus::Error;
+                let said = answers.entry(connection.cluster_id.clone()).or_default();
+                said.connected |= connection.status == ConnectionStatus::Connected;
+                said.broke |= connection.status == ConnectionStatus::Error;
+                said.since = said.since.max(connection.since.as_ref().map(|since| now.monotonic_of(since.0)));
             }
         }
         let mut changed: Vec<ClusterId> = self.reachability.keys().filter(|id| !answers.contains_key(*id)).cloned().collect();

@@ -4,6 +4,7 @@ use std::time::Duration;
 
 use daisy_api::ConnectionStatus;
 use daisy_api::labels::{CLUSTER_IPS, SYSTEM_NAMESPACE};
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
 
 use super::world::*;
 use crate::object::{Kind, Object, Place};
@@ -180,7 +181,7 @@ fn our_own_records_are_written_anew_on_a_broker_that_lost_them() {
 #[test]
 fn a_dead_cluster_loses_its_endpoints_and_comes_back() {
     let mut world = with_import();
-    world.put_here(gateway(&[("b", ConnectionStatus::Connecting)]));
+    world.put_here(gateway(&[]));
     world.pass(MINUTE * 2);
     assert_eq!(world.addresses("shop/cart"), ["10.2.0.7"]);
     world.pass(MINUTE * 2);
@@ -241,6 +242,41 @@ fn a_path_that_comes_back_in_time_loses_nothing() {
     let withdrawn = |action: &crate::syncer::Action| action.reference.kind == Kind::EndpointSlice;
     assert!(!world.actions[before..].iter().any(withdrawn), "{:?}", &world.actions[before..]);
     assert_eq!(world.addresses("shop/cart"), ["10.2.0.7"]);
+}
+
+#[test]
+fn a_path_that_never_comes_up_offers_no_endpoints() {
+    let second = Duration::from_secs(1);
+    let mut world = with_import();
+    world.put_here(gateway(&[("b", ConnectionStatus::Connecting)]));
+    world.pass(second * 29);
+    assert_eq!(world.addresses("shop/cart"), ["10.2.0.7"], "it may come up");
+    world.pass(second * 2);
+    assert!(world.addresses("shop/cart").is_empty());
+    assert!(world.import_service("shop/cart").is_some(), "the name and its address stay");
+    assert!(world.notes.contains(&Note::Unreachable { cluster: id("b") }));
+    world.put_here(gateway(&[("b", ConnectionStatus::Connected)]));
+    world.settle();
+    assert_eq!(world.addresses("shop/cart"), ["10.2.0.7"]);
+}
+
+#[test]
+fn a_syncer_that_starts_anew_believes_its_gateways_about_a_path() {
+    for status in [ConnectionStatus::Connecting, ConnectionStatus::Error] {
+        let mut world = with_import();
+        let mut object = gateway(&[("b", status)]);
+        let connection = object.status.as_mut().map(|status| &mut status.connections[0]).expect("a connection");
+        connection.since = Some(Time(world.now().wall));
+        world.put_here(object);
+        world.pass(MINUTE);
+        assert!(world.addresses("shop/cart").is_empty());
+        let before = world.actions.len();
+        world.restart();
+        world.pass(MINUTE);
+        assert!(world.addresses("shop/cart").is_empty());
+        let offered = |action: &crate::syncer::Action| action.reference.kind == Kind::EndpointSlice;
+        assert!(!world.actions[before..].iter().any(offered), "{:?}", &world.actions[before..]);
+    }
 }
 
 #[test]
