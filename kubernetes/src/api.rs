@@ -69,6 +69,14 @@ impl<K: DeserializeOwned> Api<K> {
         self.objects.get_opt(name).await?.map(Raw::read).transpose()
     }
 
+    /// Whether there is one.
+    ///
+    /// # Errors
+    /// As kube's.
+    pub async fn any(&self) -> Result<bool> {
+        self.objects.list(&ListParams::default().limit(1)).await.map(|list| !list.items.is_empty())
+    }
+
     /// Those that the parameters select.
     ///
     /// # Errors

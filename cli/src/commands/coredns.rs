@@ -17,6 +17,7 @@ use k8s_openapi::api::core::v1::{ConfigMap, Pod, PodSpec};
 use kube::api::{DeleteParams, ListParams, ObjectMeta, Patch, PatchParams, PostParams};
 use kube::{Client, ResourceExt};
 
+use super::reload::{DNS_PODS, Reload};
 use crate::arguments::ObjectName;
 
 /// Annotation on namespace daisy-system: the namespace of the ConfigMap that holds Daisy's zones.
@@ -74,7 +75,7 @@ pub(crate) async fn find(client: &Client, named: Option<&ObjectName>, skip: bool
 
 /// The ConfigMap with a Corefile that the cluster's DNS has mounted.
 async fn mounted(client: &Client) -> Result<Option<ObjectName>> {
-    let dns = ListParams::default().labels("k8s-app=kube-dns");
+    let dns = ListParams::default().labels(DNS_PODS);
     let deployments = Api::<Deployment>::namespaced(client.clone(), NAMESPACE)
         .list(&dns)
         .await
@@ -94,36 +95,35 @@ fn corefile_of(spec: &PodSpec) -> Option<String> {
     with_corefile.next().map(|map| map.name.clone())
 }
 
-/// Adds the zones, answered at this address; says what was done, or nothing where it was so already.
-pub(crate) async fn add(client: &Client, place: &Place, address: IpAddr) -> Result<Option<String>> {
+/// What was done to the cluster's DNS.
+pub(crate) struct Added {
+    /// What is said of it.
+    pub(crate) said: String,
+    /// CoreDNS as it was before, where it tells: it has to read what was written.
+    pub(crate) reload: Option<Reload>,
+}
+
+/// Adds the zones, answered at this address; `None` where it was so already.
+pub(crate) async fn add(client: &Client, place: &Place, address: IpAddr) -> Result<Option<Added>> {
+    let (name, map) = match place {
+        Place::Corefile(name, text) if corefile::insert(text, address)? == *text => return Ok(None),
+        Place::Corefile(name, _) => (name, name.to_string()),
+        Place::Custom(name, _) => (name, format!("{name}, {CUSTOM_KEY}")),
+        Place::ByHand => {
+            let said = format!("--skip-dns: forward {} to {address} in the cluster's DNS by hand", zones());
+            return Ok(Some(Added { said, reload: None }));
+        }
+    };
+    let reload = Some(Reload::before(client, &name.namespace).await).filter(Reload::is_told);
     match place {
-        Place::Corefile(name, text) => {
-            let edited = corefile::insert(text, address)?;
-            if edited == *text {
-                return Ok(None);
-            }
-            patch(client, name, COREFILE, Some(&edited)).await?;
-            nudge(client, &name.namespace, Some(&address.to_string())).await;
-            Ok(Some(format!(
-                "CoreDNS (ConfigMap {name}) forwards {} to Daisy; it takes that up within about half a minute",
-                zones()
-            )))
-        }
-        Place::Custom(name, there) => {
-            let block = corefile::insert("", address)?;
-            if *there {
-                patch(client, name, CUSTOM_KEY, Some(&block)).await?;
-            } else {
-                create(client, name, &block).await?;
-            }
-            nudge(client, &name.namespace, Some(&address.to_string())).await;
-            Ok(Some(format!(
-                "CoreDNS (ConfigMap {name}, {CUSTOM_KEY}) forwards {} to Daisy; it takes that up within about half a minute",
-                zones()
-            )))
-        }
-        Place::ByHand => Ok(Some(format!("--skip-dns: forward {} to {address} in the cluster's DNS by hand", zones()))),
+        Place::Corefile(name, text) => patch(client, name, COREFILE, Some(&corefile::insert(text, address)?)).await?,
+        Place::Custom(name, true) => patch(client, name, CUSTOM_KEY, Some(&corefile::insert("", address)?)).await?,
+        Place::Custom(name, false) => create(client, name, &corefile::insert("", address)?).await?,
+        Place::ByHand => {}
     }
+    nudge(client, &name.namespace, Some(&address.to_string())).await;
+    let late = if reload.is_some() { "" } else { "; it takes that up within about half a minute" };
+    Ok(Some(Added { said: format!("CoreDNS (ConfigMap {map}) forwards {} to Daisy{late}", zones()), reload }))
 }
 
 fn zones() -> String {
@@ -153,7 +153,7 @@ async fn create(client: &Client, map: &ObjectName, block: &str) -> Result<()> {
 /// or more. Who may not touch pods waits that long, and nothing is lost.
 async fn nudge(client: &Client, namespace: &str, told: Option<&str>) {
     let pods: Api<Pod> = Api::namespaced(client.clone(), namespace);
-    let Ok(dns) = pods.list(&ListParams::default().labels("k8s-app=kube-dns")).await else { return };
+    let Ok(dns) = pods.list(&ListParams::default().labels(DNS_PODS)).await else { return };
     for pod in dns.items.iter().filter(|pod| told.is_some() || pod.annotations().contains_key(TOLD)) {
         let patch = serde_json::json!({ "metadata": { "annotations": { TOLD: told } } });
         let _ = pods.patch(&pod.name_any(), &PatchParams::default(), &Patch::Merge(&patch)).await;

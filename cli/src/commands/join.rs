@@ -18,6 +18,7 @@ use kube::{Client, ResourceExt};
 use rand_core::OsRng;
 
 use super::look::{Plan, look};
+use super::reload::Reload;
 use super::{coredns, kind, nodes};
 use crate::arguments::{Join, Reach};
 use crate::manifests::{self, Settings};
@@ -26,6 +27,9 @@ use crate::{connect, output, rollout};
 
 /// How long an API server may take to serve a kind that it was just told of.
 const SERVED_WITHIN: Duration = Duration::from_secs(20);
+
+/// For how long CoreDNS may take to read a changed configuration: it looks every 30 s, give or take 7.5, and the kubelet comes first.
+const RELOADED_WITHIN: Duration = Duration::from_secs(75);
 
 /// Keys and values for the Secret `daisy-broker-access`.
 type Access = Vec<(&'static str, String)>;
@@ -61,8 +65,11 @@ pub(crate) async fn run(options: Join) -> Result<()> {
             Err(error) => return Err(with_advice(error, &options, &plan)),
         },
     };
-    apply(&client, &options, &plan, (&info, access), &settings, &mut progress).await?;
+    let reload = apply(&client, &options, &plan, (&info, access), &settings, &mut progress).await?;
     ready(&client, &options, &mut progress).await?;
+    if let Some(reload) = reload {
+        answered(&client, reload, &mut progress).await;
+    }
     if let Some(hint) = coredns::node_local_hint(&client).await? {
         progress.done(&hint);
     }
@@ -196,12 +203,19 @@ async fn apply(
     (info, access): (&BrokerInfo, Access),
     settings: &Settings,
     progress: &mut Progress,
-) -> Result<()> {
+) -> Result<Option<Reload>> {
     progress.waiting("applying");
     let applier = Applier::new(client.clone());
     for object in manifests::foundations()? {
         applier.apply(&object).await?;
     }
+    let is_service = |object: &DynamicObject| object.types.as_ref().is_some_and(|types| types.kind == "Service");
+    let (services, workloads): (Vec<_>, Vec<_>) = manifests::workloads(settings)?.into_iter().partition(is_service);
+    for object in services {
+        applier.apply(&object).await?;
+    }
+    // Before the workloads, since nothing takes as long as CoreDNS's looking at its configuration.
+    let reload = add_stub(client, plan, progress).await?;
     write_access(client, access).await?;
     nodes::label(client, &plan.gateways, options.public_address).await?;
     progress.done(&format!("gateways: {}{}", plan.gateways.all.join(", "), plan.gateways_are));
@@ -213,13 +227,13 @@ async fn apply(
         let patch = serde_json::json!({ "metadata": { "annotations": { labels::NODE_STATE: null } } });
         nodes.patch(&node.name_any(), &PatchParams::default(), &Patch::Merge(&patch)).await?;
     }
-    for object in manifests::workloads(settings)? {
+    for object in workloads {
         applier.apply(&object).await?;
     }
     for property in manifests::properties(options.clusterid.as_str(), &info.broker_id)? {
         say(&applier, &property, progress).await?;
     }
-    add_stub(client, plan, progress).await
+    Ok(reload)
 }
 
 /// Writes what the cluster says of itself, once its kind is served.
@@ -257,7 +271,7 @@ async fn write_access(client: &Client, access: Access) -> Result<()> {
 }
 
 /// Adds the zones to the cluster's DNS, or says what to do by hand.
-async fn add_stub(client: &Client, plan: &Plan, progress: &mut Progress) -> Result<()> {
+async fn add_stub(client: &Client, plan: &Plan, progress: &mut Progress) -> Result<Option<Reload>> {
     let services: Api<Service> = Api::namespaced(client.clone(), labels::SYSTEM_NAMESPACE);
     let service = services.get(labels::DNS_SERVICE).await.context("reading Service daisy-system/daisy-dns")?;
     let address = service.spec.and_then(|s| s.cluster_ip).context("Service daisy-system/daisy-dns has no ClusterIP")?;
@@ -269,10 +283,26 @@ async fn add_stub(client: &Client, plan: &Plan, progress: &mut Progress) -> Resu
         let patched = namespaces.patch(labels::SYSTEM_NAMESPACE, &PatchParams::default(), &Patch::Merge(&patch)).await;
         patched.context("annotating namespace daisy-system")?;
     }
-    if let Some(done) = coredns::add(client, &plan.dns, address).await? {
-        progress.done(&done);
+    let Some(added) = coredns::add(client, &plan.dns, address).await? else { return Ok(None) };
+    progress.done(&added.said);
+    Ok(added.reload)
+}
+
+/// Waits until CoreDNS has read what was written: before that, a pod that asks for a name is told that there is none.
+async fn answered(client: &Client, mut reload: Reload, progress: &mut Progress) {
+    let started = Instant::now();
+    while let Some(pod) = reload.pending(client).await {
+        if started.elapsed() > RELOADED_WITHIN {
+            return progress.done(&format!(
+                "CoreDNS (pod {pod}) has not read its changed configuration after {} s; has its Corefile the plugin `reload`? If not: kubectl -n {} rollout restart deployment/coredns",
+                RELOADED_WITHIN.as_secs(),
+                reload.namespace()
+            ));
+        }
+        progress.waiting(&format!("CoreDNS (pod {pod}) to read its changed configuration, as it does every half minute"));
+        tokio::time::sleep(Duration::from_millis(200)).await;
     }
-    Ok(())
+    progress.done("pods are answered Daisy's names");
 }
 
 /// Waits until every part is ready: watched through the objects that the parts themselves write.

@@ -12,6 +12,7 @@ pub(crate) mod lab;
 mod leave;
 mod look;
 mod nodes;
+mod reload;
 mod remains;
 mod show;
 mod uninstall;

@@ -6,10 +6,11 @@ use std::time::Duration;
 use anyhow::{Context, Result};
 use daisy_api::{Cluster, ClusterId, ClusterProperty, Export, ExportEndpoints, ServiceExport, ServiceImport, labels};
 use daisy_broker::enrol;
+use daisy_kubernetes::Api;
 use k8s_openapi::api::core::v1::{Namespace, Secret, Service};
 use k8s_openapi::api::discovery::v1::EndpointSlice;
 use kube::api::{DeleteParams, ListParams, Patch, PatchParams};
-use kube::{Api, Client, Resource, ResourceExt};
+use kube::{Client, Resource, ResourceExt};
 use serde::de::DeserializeOwned;
 
 use super::leave::gone;
@@ -90,22 +91,15 @@ where
 
 /// Whether a CRD still has objects that somebody else needs: users' exports, or a broker's Clusters on the same API server.
 pub(super) async fn in_use(client: &Client, name: &str) -> Result<bool> {
-    let none = ListParams::default().limit(1);
-    let count = match name {
-        "serviceexports.multicluster.x-k8s.io" => {
-            Api::<ServiceExport>::all(client.clone()).list_metadata(&none).await.map(|list| list.items.len())
-        }
-        "serviceimports.multicluster.x-k8s.io" => {
-            Api::<ServiceImport>::all(client.clone()).list_metadata(&none).await.map(|list| list.items.len())
-        }
-        "clusterproperties.about.k8s.io" => {
-            Api::<ClusterProperty>::all(client.clone()).list_metadata(&none).await.map(|list| list.items.len())
-        }
+    let any = match name {
+        "serviceexports.multicluster.x-k8s.io" => Api::<ServiceExport>::all(client.clone()).any().await,
+        "serviceimports.multicluster.x-k8s.io" => Api::<ServiceImport>::all(client.clone()).any().await,
+        "clusterproperties.about.k8s.io" => Api::<ClusterProperty>::all(client.clone()).any().await,
         "clusters.daisy.supercluster.local" => return exists(client, labels::BROKER_NAMESPACE).await,
         _ => return Ok(false),
     };
-    match count {
-        Ok(count) => Ok(count > 0),
+    match any {
+        Ok(any) => Ok(any),
         Err(kube::Error::Api(status)) if status.code == 404 => Ok(false),
         Err(error) => Err(error).with_context(|| format!("listing what {name} defines")),
     }

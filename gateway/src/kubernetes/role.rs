@@ -10,13 +10,14 @@ use daisy_api::{Cluster, ClusterId, Connection, ConnectionStatus, GatewayRecord,
 use daisy_gateway_core::addresses::local_endpoints;
 use daisy_gateway_core::clusters::{Clusters, Membership};
 use daisy_gateway_core::peers::{Issue, plan};
+use daisy_kubernetes::Api;
 use futures::StreamExt as _;
 use futures::future::{BoxFuture, pending};
 use futures::stream::BoxStream;
 use k8s_openapi::api::core::v1::Node;
 use k8s_openapi::jiff::Timestamp;
+use kube::ResourceExt as _;
 use kube::api::DeleteParams;
-use kube::{Api, ResourceExt as _};
 use thiserror::Error;
 use tokio::sync::watch as channel;
 use tokio::time::{Instant, MissedTickBehavior, interval};

@@ -58,12 +58,20 @@ fn own() -> IpAddr {
 #[test]
 fn a_tunnel_wherever_one_of_the_two_may_export() {
     let consumer = |n: u8| cluster(&format!("laptop{n}"), n, false, vec![gateway(n, &format!("100.80.{n}.1"), vec![])]);
-    let staging = cluster("staging", 9, true, vec![gateway(9, "100.80.9.1", vec![])]);
-    let on_a_laptop = plan(&followed(&[local(consumer(1)), consumer(2), staging.clone()]), &key(1), own());
-    assert_eq!(on_a_laptop.clusters.iter().map(|cluster| cluster.id.as_str()).collect::<Vec<_>>(), ["staging"]);
-    let own: IpAddr = "100.80.9.1".parse().expect("an address");
-    let on_staging = plan(&followed(&[consumer(1), consumer(2), local(staging)]), &key(9), own);
-    assert_eq!(on_staging.peers.len(), 2);
+    let staging = cluster("staging", 20, true, vec![gateway(20, "100.80.20.1", vec![])]);
+    let laptops = 1..=10u8;
+    for own in laptops.clone() {
+        let others = laptops.clone().filter(|n| *n != own).map(consumer);
+        let all: Vec<Cluster> = others.chain([local(consumer(own)), staging.clone()]).collect();
+        let address = format!("100.80.{own}.1").parse().expect("an address");
+        let on_a_laptop = plan(&followed(&all), &key(own), address);
+        assert_eq!(on_a_laptop.peers.keys().collect::<Vec<_>>(), [&key(20)], "no laptop has to do with another");
+        assert_eq!(on_a_laptop.clusters.iter().map(|cluster| cluster.id.as_str()).collect::<Vec<_>>(), ["staging"]);
+    }
+    let own: IpAddr = "100.80.20.1".parse().expect("an address");
+    let all: Vec<Cluster> = laptops.map(consumer).chain([local(staging)]).collect();
+    let on_staging = plan(&followed(&all), &key(20), own);
+    assert_eq!(on_staging.peers.len(), 10);
     assert_eq!(on_staging.issues, []);
 }
 

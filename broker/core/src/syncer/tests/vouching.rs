@@ -279,6 +279,31 @@ fn a_syncer_that_starts_anew_believes_its_gateways_about_a_path() {
     }
 }
 
+/// A laptop is closed for a night: its processes stand still, and by their clocks all that they wait for is over at once.
+#[test]
+fn who_slept_for_hours_withdraws_nothing_on_waking() {
+    for hours in [1, 8, 60] {
+        let mut world = with_import();
+        world.put_here(gateway(&[("b", ConnectionStatus::Connected)]));
+        world.settle();
+        let before = world.actions.len();
+        world.time += MINUTE * 60 * hours;
+        // Every timer first, then the gateway, which has no answer younger than the night, then the broker, whose watch is dead.
+        world.pass(Duration::ZERO);
+        world.put_here(gateway(&[("b", ConnectionStatus::Error)]));
+        world.pass(Duration::from_secs(2));
+        world.disconnect();
+        world.pass(Duration::from_secs(1));
+        world.put_here(gateway(&[("b", ConnectionStatus::Connected)]));
+        world.connect();
+        world.beat("b", 20);
+        world.pass(MINUTE * 10);
+        let withdrawn = |action: &crate::syncer::Action| action.reference.kind == Kind::EndpointSlice;
+        assert!(!world.actions[before..].iter().any(withdrawn), "{hours} h: {:?}", &world.actions[before..]);
+        assert_eq!(world.addresses("shop/cart"), ["10.2.0.7"]);
+    }
+}
+
 #[test]
 fn while_the_broker_is_away_only_probes_that_fail_count() {
     let mut world = with_import();
