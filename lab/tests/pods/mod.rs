@@ -4,9 +4,9 @@ use std::time::Duration;
 
 use daisy_lab::Lab;
 use k8s_openapi::api::apps::v1::Deployment;
-use k8s_openapi::api::core::v1::{Namespace, Pod, Service};
-use kube::Api;
+use k8s_openapi::api::core::v1::{Namespace, Pod, Service, ServiceAccount};
 use kube::api::{DeleteParams, PostParams};
+use kube::{Api, Client};
 use serde_json::{Value, json};
 
 use crate::support::{FrontEnd, command, eventually, fetch, runtime};
@@ -17,6 +17,16 @@ where
 {
     let object: K = serde_json::from_value(object).expect("an object");
     api.create(&PostParams::default(), &object).await.expect("it is created");
+}
+
+/// Makes a namespace, and waits for what it is given a moment later: no pod is taken before its service account is there.
+async fn namespace(client: &Client, name: &str) {
+    create(&Api::<Namespace>::all(client.clone()), json!({ "metadata": { "name": name } })).await;
+    let accounts: Api<ServiceAccount> = Api::namespaced(client.clone(), name);
+    eventually(&format!("namespace {name} has its service account"), || async {
+        accounts.get_opt("default").await.expect("asked").is_some()
+    })
+    .await;
 }
 
 async fn ready(pods: &Api<Pod>, name: &str) -> Pod {
@@ -125,7 +135,7 @@ pub(crate) fn pods_come_and_go() {
     runtime().block_on(async {
         let client = lab.client("local").await.expect("a client");
         let namespaces: Api<Namespace> = Api::all(client.clone());
-        create(&namespaces, json!({ "metadata": { "name": "shop" } })).await;
+        namespace(&client, "shop").await;
         let deployments: Api<Deployment> = Api::namespaced(client.clone(), "shop");
         let pods: Api<Pod> = Api::namespaced(client.clone(), "shop");
         let labels = json!({ "app": "web" });
@@ -208,7 +218,7 @@ pub(crate) fn pods_come_and_go() {
         }
         // Names are free for use again.
         tokio::time::timeout(Duration::from_secs(10), async {
-            create(&namespaces, json!({ "metadata": { "name": "shop" } })).await;
+            namespace(&client, "shop").await;
             create(&pods, pod("deaf", "local-node1", json!({ "image": "nginx" }))).await;
             ready(&pods, "deaf").await;
         })
