@@ -8,6 +8,8 @@ use std::time::Duration;
 
 use anyhow::{Result, bail};
 
+use serde_json::Value;
+
 use super::stage::{SOON, Stage, same, until};
 use super::supercluster::daisy;
 use super::walk::{CLIENT, gone};
@@ -28,6 +30,7 @@ pub(super) fn cases() -> Vec<Case> {
         case("submariner S6: a Service by its cluster's name", by_cluster),
         case("submariner S7: two clusters' Service from a third: both answer", both_answer),
         case("submariner S8: an unhealthy cluster does not answer", unhealthy),
+        case("two clusters behind NAT: neither is sent to the other", behind_nat),
         case("submariner H1: a remote headless Service", headless_remote),
         case("submariner H2: a headless Service exported in two clusters", headless_both),
         case("submariner H3: a headless Service without a selector", headless_without_selector),
@@ -228,6 +231,24 @@ fn stateful(stage: &Stage, cluster: &str, service: &str, pods: u32) -> Result<Ve
 
 fn stateful_addresses(stage: &Stage, cluster: &str, service: &str, pods: u32) -> Result<Vec<String>> {
     (0..pods).map(|index| stage.pod_address(cluster, &format!("{service}-{index}"))).collect()
+}
+
+/// Between local and c3 there never is a path: what staging exports too, staging answers all.
+fn behind_nat(stage: &mut Stage) -> Result<()> {
+    let service = "nat/web";
+    let name = full(service, "supercluster.local");
+    super::workloads::namespace(stage, "local", "nat")?;
+    serve(stage, "c3", service)?;
+    serve(stage, "staging", service)?;
+    answered_by(stage, "local", &name, &["staging-web"])?;
+    unexport(stage, "staging", service)?;
+    until(SOON, "c3 alone to be an import that refuses", || {
+        let import = stage.get("local", &["-n", "nat", "serviceimports.multicluster.x-k8s.io", "web"])?;
+        same("the exporters", &Value::from("c3"), &import["status"]["clusters"][0]["cluster"])?;
+        let seen = stage.exec("local", CLIENT, &["curl", "-sS", "--max-time", "3", &format!("http://{name}/")])?;
+        if seen.err.contains("(7)") { Ok(()) } else { bail!("curl ended so: {}{}", seen.out, seen.err) }
+    })?;
+    tidy(stage, &["staging", "local", "c3"], "nat")
 }
 
 fn headless_remote(stage: &mut Stage) -> Result<()> {
