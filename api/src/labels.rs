@@ -92,6 +92,8 @@ pub const GATEWAY_KEYS_NAMESPACE: &str = "daisy-gateway-keys";
 pub const GATEWAY_KEY_SECRET_PREFIX: &str = "daisy-gateway-key-";
 /// The Service in front of Daisy's DNS servers, in `daisy-system`, port 53.
 pub const DNS_SERVICE: &str = "daisy-dns";
+/// The DNS servers, each a Deployment and a Service of this name: where a single node takes pods, the first alone.
+pub const DNS_SERVERS: [&str; 2] = ["daisy-dns-a", "daisy-dns-b"];
 
 /// The UDP port of a gateway's tunnels (51820 and 51871 are others').
 pub const TUNNEL_PORT: u16 = 41820;

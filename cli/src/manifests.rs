@@ -1,7 +1,7 @@
 //! The files of `manifests/`, which are in this program, with what a join sets in them.
 
 use anyhow::Result;
-use daisy_api::labels::{CLUSTER_PROPERTY, CLUSTERSET_PROPERTY, MANAGED_BY, MANAGED_BY_DAISY};
+use daisy_api::labels::{CLUSTER_PROPERTY, CLUSTERSET_PROPERTY, DNS_SERVERS, MANAGED_BY, MANAGED_BY_DAISY};
 use daisy_api::{ClusterProperty, ClusterPropertySpec};
 use daisy_broker::apply;
 use kube::ResourceExt;
@@ -10,12 +10,13 @@ use serde_json::Value;
 
 const NAMESPACE: &str = include_str!("../../manifests/namespace.yaml");
 const RBAC: &str = include_str!("../../manifests/rbac.yaml");
-const WORKLOADS: [&str; 4] = [
+const WORKLOADS: [&str; 3] = [
     include_str!("../../manifests/syncer.yaml"),
     include_str!("../../manifests/gateway.yaml"),
     include_str!("../../manifests/route-agent.yaml"),
-    include_str!("../../manifests/dns.yaml"),
 ];
+/// The first DNS server.
+const DNS: &str = include_str!("../../manifests/dns.yaml");
 
 /// What a join sets in the workloads.
 pub(crate) struct Settings {
@@ -25,6 +26,13 @@ pub(crate) struct Settings {
     pub(crate) workers: usize,
     /// Further arguments of a role, by component.
     pub(crate) arguments: Vec<(&'static str, Vec<String>)>,
+}
+
+impl Settings {
+    /// The DNS servers that there are to be.
+    pub(crate) fn dns_servers(&self) -> &'static [&'static str] {
+        if self.workers <= 1 { &DNS_SERVERS[..1] } else { &DNS_SERVERS }
+    }
 }
 
 /// The kinds.
@@ -44,12 +52,19 @@ pub(crate) fn foundations() -> Result<Vec<DynamicObject>> {
 pub(crate) fn workloads(settings: &Settings) -> Result<Vec<DynamicObject>> {
     let mut all = Vec::new();
     for file in WORKLOADS {
-        for mut object in apply::objects(file)? {
-            set(&mut object, settings);
-            all.push(object);
-        }
+        all.extend(apply::objects(file)?);
     }
+    for server in settings.dns_servers() {
+        all.extend(dns_server(server)?);
+    }
+    all.iter_mut().for_each(|object| set(object, settings));
     Ok(all)
+}
+
+/// A DNS server's objects.
+pub(crate) fn dns_server(name: &str) -> Result<Vec<DynamicObject>> {
+    let suffix = |name: &str| name.trim_start_matches("daisy-").to_owned();
+    Ok(apply::objects(&DNS.replace(&suffix(DNS_SERVERS[0]), &suffix(name)))?)
 }
 
 /// What the cluster says of itself (KEP-2149): its ID, and that of the supercluster, which is its broker's.
@@ -64,7 +79,7 @@ pub(crate) fn properties(id: &str, broker: &str) -> Result<[DynamicObject; 2]> {
 
 /// What is there to be removed, whatever it was set to.
 pub(crate) fn any_workloads() -> Result<Vec<DynamicObject>> {
-    workloads(&Settings { image: "daisy".to_owned(), workers: 1, arguments: Vec::new() })
+    workloads(&Settings { image: "daisy".to_owned(), workers: usize::MAX, arguments: Vec::new() })
 }
 
 fn set(object: &mut DynamicObject, settings: &Settings) {
@@ -109,14 +124,27 @@ mod tests {
         assert_eq!(container["image"], "registry.example/daisy:1");
         let arguments: Vec<_> = container["args"].as_array().into_iter().flatten().filter_map(Value::as_str).collect();
         assert_eq!((arguments.first(), arguments.last()), (Some(&"route-agent"), Some(&"5000ms")));
-        let dns = workloads
-            .iter()
-            .find(|o| o.name_any() == "daisy-dns" && o.data.get("spec").is_some_and(|s| s.get("template").is_some()));
-        assert_eq!(dns.and_then(|o| o.data.pointer("/spec/replicas")), Some(&Value::from(1)));
+        let syncer = workloads.iter().find(|o| o.name_any() == "daisy-syncer").expect("there is one");
+        assert_eq!(syncer.data.pointer("/spec/replicas"), Some(&Value::from(1)));
         all.extend(workloads);
         for object in all {
             assert!(apply::is_ours(&object), "{}", apply::describe(&object));
             apply::resource(&object).expect("it has apiVersion and kind");
         }
+    }
+    #[test]
+    fn of_two_dns_servers_each_has_its_own_service() {
+        let settings = |workers| Settings { image: "daisy:1".into(), workers, arguments: Vec::new() };
+        let named = |workers, name: &str| {
+            let all = workloads(&settings(workers)).expect("they parse");
+            all.into_iter().filter(|object| object.name_any() == name).collect::<Vec<_>>()
+        };
+        for name in DNS_SERVERS {
+            let [deployment, service] = &named(2, name)[..] else { panic!("{name} is not two objects") };
+            let labels = deployment.data.pointer("/spec/template/metadata/labels").expect("labels");
+            assert_eq!(Some(labels), service.data.pointer("/spec/selector"));
+            assert_eq!(labels["daisy.supercluster.local/dns-server"], name.trim_start_matches("daisy-"));
+        }
+        assert_eq!((named(1, DNS_SERVERS[0]).len(), named(1, DNS_SERVERS[1]).len()), (2, 0));
     }
 }

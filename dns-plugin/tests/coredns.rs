@@ -34,7 +34,7 @@ async fn coredns_takes_our_block() {
     let daisy = Running::start(&index, "127.0.0.1:0");
     let (address, current) = (daisy.address, daisy.current.clone());
     let front: SocketAddr = Sockets::bind(&["127.0.0.1:0".parse().unwrap()]).unwrap().addresses()[0];
-    let text = corefile::insert(OWN, address.ip()).unwrap();
+    let text = corefile::insert(OWN, &[address.ip()]).unwrap();
     // The block as it is, but for the ports, which are root's.
     let text =
         text.replace(":53", &format!(":{}", front.port())).replace("forward . 127.0.0.1", &format!("forward . {address}"));

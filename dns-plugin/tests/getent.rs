@@ -108,7 +108,7 @@ async fn inside() {
 
     let mut daisy_index = index(3);
     let daisy = Running::start(&daisy_index, &SocketAddr::new(DAISY, 53).to_string());
-    let text = corefile::insert(KUBEADM, DAISY).unwrap();
+    let text = corefile::insert(KUBEADM, &[DAISY]).unwrap();
     let mut cluster = Index::new(Settings::cluster(DomainName::parse("cluster.local").unwrap(), 5, 5), 1, SOURCES);
     apply(&mut cluster, "default", "kubernetes", "10.96.0.1");
     for source in SOURCES {

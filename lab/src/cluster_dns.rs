@@ -207,7 +207,7 @@ mod tests {
         assert_eq!(ask("api.github.com"), "NxDomain");
         assert_eq!(rcode_or_forward(&responder, ".", 2), "NoError");
         let own = ".:53 {\n    kubernetes cluster.local\n    forward . 192.0.2.1\n}\n";
-        let text = corefile::insert(own, "10.96.0.53".parse().expect("an address")).expect("can take it")
+        let text = corefile::insert(own, &["10.96.0.53".parse().expect("an address")]).expect("can take it")
             + "sub.cluster.local {\n    forward . 10.0.0.9:5353\n}\n";
         publish(&text, &domain("cluster.local"), &rules);
         assert_eq!(ask("nginx.nginx.svc.supercluster.local"), "[10.96.0.53:53]");
@@ -302,7 +302,7 @@ mod tests {
 
         // `daisy join` edits the Corefile; here our server is not on port 53.
         let own = ".:53 {\n    kubernetes cluster.local\n}\n";
-        let joined = corefile::insert(own, "127.0.0.1".parse().expect("an address")).expect("can take it");
+        let joined = corefile::insert(own, &["127.0.0.1".parse().expect("an address")]).expect("can take it");
         let joined = joined.replace("forward . 127.0.0.1\n", &format!("forward . {daisy_dns}\n"));
         let map = |text: &str| object("v1", "ConfigMap", NAMESPACE, CONFIG_MAP, "data", json!({COREFILE: text}));
         handle

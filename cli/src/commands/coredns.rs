@@ -64,7 +64,7 @@ pub(crate) async fn find(client: &Client, named: Option<&ObjectName>, skip: bool
         );
     };
     // What cannot be edited is found out before anything is changed.
-    corefile::insert(&text, IpAddr::from([192, 0, 2, 1])).with_context(|| format!("ConfigMap {name}, {COREFILE}"))?;
+    corefile::insert(&text, &[IpAddr::from([192, 0, 2, 1])]).with_context(|| format!("ConfigMap {name}, {COREFILE}"))?;
     if text.lines().any(|line| line.trim_start().starts_with("import") && line.contains(CUSTOM_IMPORT)) {
         let custom = ObjectName { namespace: name.namespace, name: CUSTOM.to_owned() };
         let there = maps.get_opt(CUSTOM).await.with_context(|| format!("reading ConfigMap {custom}"))?.is_some();
@@ -103,27 +103,32 @@ pub(crate) struct Added {
     pub(crate) reload: Option<Reload>,
 }
 
-/// Adds the zones, answered at this address; `None` where it was so already.
-pub(crate) async fn add(client: &Client, place: &Place, address: IpAddr) -> Result<Option<Added>> {
+/// Adds the zones, answered at these addresses; `None` where it was so already.
+pub(crate) async fn add(client: &Client, place: &Place, servers: &[IpAddr]) -> Result<Option<Added>> {
     let (name, map) = match place {
-        Place::Corefile(name, text) if corefile::insert(text, address)? == *text => return Ok(None),
+        Place::Corefile(name, text) if corefile::insert(text, servers)? == *text => return Ok(None),
         Place::Corefile(name, _) => (name, name.to_string()),
         Place::Custom(name, _) => (name, format!("{name}, {CUSTOM_KEY}")),
         Place::ByHand => {
-            let said = format!("--skip-dns: forward {} to {address} in the cluster's DNS by hand", zones());
+            let servers = addresses(servers, " and ");
+            let said = format!("--skip-dns: forward {} to {servers} in the cluster's DNS by hand", zones());
             return Ok(Some(Added { said, reload: None }));
         }
     };
     let reload = Some(Reload::before(client, &name.namespace).await).filter(Reload::is_told);
     match place {
-        Place::Corefile(name, text) => patch(client, name, COREFILE, Some(&corefile::insert(text, address)?)).await?,
-        Place::Custom(name, true) => patch(client, name, CUSTOM_KEY, Some(&corefile::insert("", address)?)).await?,
-        Place::Custom(name, false) => create(client, name, &corefile::insert("", address)?).await?,
+        Place::Corefile(name, text) => patch(client, name, COREFILE, Some(&corefile::insert(text, servers)?)).await?,
+        Place::Custom(name, true) => patch(client, name, CUSTOM_KEY, Some(&corefile::insert("", servers)?)).await?,
+        Place::Custom(name, false) => create(client, name, &corefile::insert("", servers)?).await?,
         Place::ByHand => {}
     }
-    nudge(client, &name.namespace, Some(&address.to_string())).await;
+    nudge(client, &name.namespace, Some(&addresses(servers, " "))).await;
     let late = if reload.is_some() { "" } else { "; it takes that up within about half a minute" };
     Ok(Some(Added { said: format!("CoreDNS (ConfigMap {map}) forwards {} to Daisy{late}", zones()), reload }))
+}
+
+fn addresses(servers: &[IpAddr], between: &str) -> String {
+    servers.iter().map(ToString::to_string).collect::<Vec<_>>().join(between)
 }
 
 fn zones() -> String {

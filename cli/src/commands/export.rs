@@ -129,8 +129,10 @@ async fn verdict(api: &Api<ServiceExport>, name: &ServiceName, exists: bool) -> 
 /// Whether nothing better is to be waited for. A syncer whose watch of Services is behind says that there is none: where we have seen
 /// it, `exists`, that will change.
 fn settled(list: &[Condition], exists: bool) -> bool {
-    conditions::find(list, VALID).is_some_and(|c| c.status == "False" && !(exists && c.reason == NO_SERVICE))
-        || conditions::find(list, READY).is_some_and(|c| c.status == "True" || c.reason == "Failed")
+    match conditions::find(list, VALID) {
+        Some(invalid) if invalid.status == "False" => !(exists && invalid.reason == NO_SERVICE),
+        _ => conditions::find(list, READY).is_some_and(|c| c.status == "True" || c.reason == "Failed"),
+    }
 }
 
 async fn chosen(client: &Client, name: Option<NamespaceName>, all: bool) -> Result<Vec<String>> {
@@ -169,7 +171,7 @@ mod tests {
 
     #[test]
     fn a_syncer_that_has_not_yet_seen_the_service_has_not_judged() {
-        let missing = [condition(VALID, "False", NO_SERVICE)];
+        let missing = [condition(VALID, "False", NO_SERVICE), condition(READY, "False", "Failed")];
         assert!(!settled(&missing, true), "it exists: the syncer will see it");
         assert!(settled(&missing, false));
         assert!(settled(&[condition(VALID, "False", "InvalidServiceType")], true));

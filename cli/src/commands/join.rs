@@ -66,14 +66,14 @@ pub(crate) async fn run(options: Join) -> Result<()> {
         },
     };
     let reload = apply(&client, &options, &plan, (&info, access), &settings, &mut progress).await?;
-    ready(&client, &options, &mut progress).await?;
-    if let Some(reload) = reload {
-        answered(&client, reload, &mut progress).await;
-    }
+    ready(&client, &options, &settings, &mut progress).await?;
     if let Some(hint) = coredns::node_local_hint(&client).await? {
         progress.done(&hint);
     }
     progress.done(&format!("cluster {} has joined", options.clusterid));
+    if let Some(reload) = reload {
+        answered(&client, reload, &mut progress).await;
+    }
     Ok(())
 }
 
@@ -215,7 +215,7 @@ async fn apply(
         applier.apply(&object).await?;
     }
     // Before the workloads, since nothing takes as long as CoreDNS's looking at its configuration.
-    let reload = add_stub(client, plan, progress).await?;
+    let reload = add_stub(client, plan, settings.dns_servers(), progress).await?;
     write_access(client, access).await?;
     nodes::label(client, &plan.gateways, options.public_address).await?;
     progress.done(&format!("gateways: {}{}", plan.gateways.all.join(", "), plan.gateways_are));
@@ -229,6 +229,12 @@ async fn apply(
     }
     for object in workloads {
         applier.apply(&object).await?;
+    }
+    // An earlier join may have found more nodes.
+    for name in labels::DNS_SERVERS.iter().filter(|name| !settings.dns_servers().contains(name)) {
+        for object in manifests::dns_server(name)? {
+            applier.delete(&object).await?;
+        }
     }
     for property in manifests::properties(options.clusterid.as_str(), &info.broker_id)? {
         say(&applier, &property, progress).await?;
@@ -271,11 +277,15 @@ async fn write_access(client: &Client, access: Access) -> Result<()> {
 }
 
 /// Adds the zones to the cluster's DNS, or says what to do by hand.
-async fn add_stub(client: &Client, plan: &Plan, progress: &mut Progress) -> Result<Option<Reload>> {
+async fn add_stub(client: &Client, plan: &Plan, servers: &[&str], progress: &mut Progress) -> Result<Option<Reload>> {
     let services: Api<Service> = Api::namespaced(client.clone(), labels::SYSTEM_NAMESPACE);
-    let service = services.get(labels::DNS_SERVICE).await.context("reading Service daisy-system/daisy-dns")?;
-    let address = service.spec.and_then(|s| s.cluster_ip).context("Service daisy-system/daisy-dns has no ClusterIP")?;
-    let address: IpAddr = address.parse().context("Service daisy-system/daisy-dns, clusterIP")?;
+    let mut addresses = Vec::new();
+    for name in servers {
+        let service = services.get(name).await.with_context(|| format!("reading Service daisy-system/{name}"))?;
+        let address = service.spec.and_then(|s| s.cluster_ip);
+        let address = address.with_context(|| format!("Service daisy-system/{name} has no ClusterIP"))?;
+        addresses.push(address.parse::<IpAddr>().with_context(|| format!("Service daisy-system/{name}, clusterIP"))?);
+    }
     if let coredns::Place::Corefile(name, _) | coredns::Place::Custom(name, _) = &plan.dns {
         // For `daisy leave`, which is told no such name.
         let patch = serde_json::json!({ "metadata": { "annotations": { coredns::WHERE: name.namespace } } });
@@ -283,7 +293,7 @@ async fn add_stub(client: &Client, plan: &Plan, progress: &mut Progress) -> Resu
         let patched = namespaces.patch(labels::SYSTEM_NAMESPACE, &PatchParams::default(), &Patch::Merge(&patch)).await;
         patched.context("annotating namespace daisy-system")?;
     }
-    let Some(added) = coredns::add(client, &plan.dns, address).await? else { return Ok(None) };
+    let Some(added) = coredns::add(client, &plan.dns, &addresses).await? else { return Ok(None) };
     progress.done(&added.said);
     Ok(added.reload)
 }
@@ -306,11 +316,11 @@ async fn answered(client: &Client, mut reload: Reload, progress: &mut Progress) 
 }
 
 /// Waits until every part is ready: watched through the objects that the parts themselves write.
-async fn ready(client: &Client, options: &Join, progress: &mut Progress) -> Result<()> {
+async fn ready(client: &Client, options: &Join, settings: &Settings, progress: &mut Progress) -> Result<()> {
     let started = Instant::now();
     let mut pause = Duration::from_millis(20);
     loop {
-        let Some(waiting) = unready(client, options).await? else { return Ok(()) };
+        let Some(waiting) = unready(client, options, settings).await? else { return Ok(()) };
         if started.elapsed() > options.timeout {
             bail!(
                 "after {} s this cluster still waits for: {waiting}; what was applied stays, and `daisy join` can be run again",
@@ -324,9 +334,9 @@ async fn ready(client: &Client, options: &Join, progress: &mut Progress) -> Resu
 }
 
 /// The first part that is not ready, if any.
-async fn unready(client: &Client, options: &Join) -> Result<Option<Waiting>> {
+async fn unready(client: &Client, options: &Join, settings: &Settings) -> Result<Option<Waiting>> {
     let namespace = labels::SYSTEM_NAMESPACE;
-    for name in ["daisy-syncer", "daisy-dns"] {
+    for name in [&["daisy-syncer"], settings.dns_servers()].concat() {
         if let Some(waiting) = rollout::deployment(client, namespace, name).await? {
             return Ok(Some(waiting));
         }

@@ -11,8 +11,10 @@ use kube::{Client, ResourceExt};
 
 /// What the pods of a cluster's DNS are labelled with.
 pub(super) const DNS_PODS: &str = "k8s-app=kube-dns";
-/// The metric of the `reload` plugin: one series, which names the configuration by its hash.
+/// The metric of the `reload` plugin: one series, which names the configuration by its hash, and none before the first reload.
 const METRIC: &str = "coredns_reload_version_info{";
+/// What every CoreDNS tells that has metrics.
+const COREDNS: &str = "coredns_build_info{";
 /// The port of CoreDNS's metrics, where the pod does not name it.
 const METRICS_PORT: i32 = 9153;
 /// A pod that does not answer in time is asked again.
@@ -71,7 +73,7 @@ async fn pods(client: &Client, namespace: &str) -> BTreeMap<String, Pod> {
     list.into_iter().filter_map(|pod| Some((pod.uid()?, pod))).collect()
 }
 
-/// The hash of the configuration that a pod has in force.
+/// The hash of the configuration that a pod has in force; empty for the one that it began with.
 async fn version(client: &Client, pod: &Pod) -> Option<String> {
     let containers = pod.spec.iter().flat_map(|spec| &spec.containers);
     let mut ports = containers.flat_map(|container| container.ports.iter().flatten());
@@ -84,8 +86,10 @@ async fn version(client: &Client, pod: &Pod) -> Option<String> {
 }
 
 fn in_force(metrics: &str) -> Option<&str> {
-    let labels = metrics.lines().find_map(|line| line.strip_prefix(METRIC))?;
-    labels.split_once("value=\"")?.1.split_once('"').map(|(hash, _)| hash)
+    match metrics.lines().find_map(|line| line.strip_prefix(METRIC)) {
+        Some(labels) => labels.split_once("value=\"")?.1.split_once('"').map(|(hash, _)| hash),
+        None => metrics.lines().any(|line| line.starts_with(COREDNS)).then_some(""),
+    }
 }
 
 #[cfg(test)]
@@ -94,8 +98,11 @@ mod tests {
 
     #[test]
     fn the_configuration_in_force_is_read_from_the_metrics() {
-        let text = "# TYPE coredns_reload_version_info gauge\ncoredns_reload_version_info{hash=\"sha512\",value=\"ab12\"} 1\nother 2\n";
-        assert_eq!(in_force(text), Some("ab12"));
-        assert_eq!(in_force("coredns_reload_failed_total 0\n"), None);
+        let build = "coredns_build_info{version=\"1.12.0\"} 1\n";
+        let reload =
+            "# TYPE coredns_reload_version_info gauge\ncoredns_reload_version_info{hash=\"sha512\",value=\"ab12\"} 1\n";
+        assert_eq!(in_force(&format!("{build}{reload}")), Some("ab12"));
+        assert_eq!(in_force(build), Some(""));
+        assert_eq!(in_force("go_goroutines 12\n"), None);
     }
 }

@@ -60,14 +60,14 @@ pub enum CorefileError {
     },
 }
 
-/// Adds our block, or brings it up to date where it is: names of ours are asked of the server at `dns_ip`.
+/// Adds our block, or brings it up to date where it is: names of ours are asked of these servers.
 ///
 /// [`remove`] gives back, byte for byte, what was there before. The block is put first: so nothing of the rest changes, whether
 /// or not its last line is ended. CoreDNS takes the longest zone that matches, whatever the order.
 ///
 /// # Errors
 /// [`CorefileError`]: a Corefile that is not understood, or in which another block or plugin serves our zones.
-pub fn insert(corefile: &str, dns_ip: IpAddr) -> Result<String, CorefileError> {
+pub fn insert(corefile: &str, servers: &[IpAddr]) -> Result<String, CorefileError> {
     let (regions, open) = regions(corefile);
     if let Some(line) = open {
         return Err(CorefileError::Unterminated { line });
@@ -80,7 +80,7 @@ pub fn insert(corefile: &str, dns_ip: IpAddr) -> Result<String, CorefileError> {
     let after_mark = if corefile.starts_with('\u{feff}') { '\u{feff}'.len_utf8() } else { 0 };
     let at = regions.first().map_or(after_mark, |region| region.start);
     let mut text = without(corefile, &regions);
-    text.insert_str(at, &block(dns_ip, port));
+    text.insert_str(at, &block(servers, port));
     Ok(text)
 }
 
@@ -90,7 +90,8 @@ pub fn remove(corefile: &str) -> String {
     without(corefile, &regions(corefile).0)
 }
 
-fn block(dns_ip: IpAddr, port: u16) -> String {
+fn block(servers: &[IpAddr], port: u16) -> String {
+    let servers = servers.iter().map(ToString::to_string).collect::<Vec<_>>().join(" ");
     let keys = |prefixes: &[&str]| {
         let zones = [SUPERCLUSTER_ZONE, CLUSTERSET_ZONE];
         let keys = zones.iter().flat_map(|zone| prefixes.iter().map(move |prefix| format!("{prefix}{zone}:{port}")));
@@ -103,7 +104,7 @@ fn block(dns_ip: IpAddr, port: u16) -> String {
 {BEGIN} (by `daisy join`; `daisy leave` removes it; changes between these two lines do not last)
 {ours} {{
     errors
-    forward . {dns_ip}
+    forward . {servers}
 }}
 {rest} {{
     template ANY ANY {{
@@ -211,7 +212,7 @@ mod tests {
 
     #[test]
     fn what_is_inserted_is_understood() {
-        let text = insert(KUBEADM, ip()).expect("can take it");
+        let text = insert(KUBEADM, &[ip()]).expect("can take it");
         let corefile = Corefile::parse(&text).expect("valid");
         assert_eq!(corefile.blocks.len(), 3);
         let rules: Vec<_> = rules(&corefile).into_iter().map(|rule| (rule.zone, rule.route)).collect();
@@ -230,10 +231,18 @@ mod tests {
     }
 
     #[test]
+    fn each_of_several_servers_is_asked() {
+        let servers = [ip(), IpAddr::from([10, 96, 0, 54])];
+        let corefile = Corefile::parse(&insert(KUBEADM, &servers).expect("can take it")).expect("valid");
+        let forward = Route::Forward(servers.map(|ip| (ip, 53).into()).to_vec());
+        assert_eq!(rules(&corefile).into_iter().next().map(|rule| rule.route), Some(forward));
+    }
+
+    #[test]
     fn inserting_again_changes_nothing_and_another_address_replaces() {
-        let once = insert(KUBEADM, ip()).expect("can take it");
-        assert_eq!(insert(&once, ip()).expect("its own block"), once);
-        let other = insert(&once, "fd00::53".parse().expect("address")).expect("its own block");
+        let once = insert(KUBEADM, &[ip()]).expect("can take it");
+        assert_eq!(insert(&once, &[ip()]).expect("its own block"), once);
+        let other = insert(&once, &["fd00::53".parse().expect("address")]).expect("its own block");
         assert!(other.contains("forward . fd00::53\n") && !other.contains("10.96.0.53"), "{other}");
         assert_eq!(remove(&other), KUBEADM);
     }
@@ -241,7 +250,7 @@ mod tests {
     #[test]
     fn an_older_block_is_replaced_where_it_stands() {
         let old = format!("# mine\n{BEGIN} (old)\nsupercluster.local {{\n}}\n{END}\r\n{KUBEADM}");
-        let new = insert(&old, ip()).expect("its own block");
+        let new = insert(&old, &[ip()]).expect("its own block");
         assert!(new.starts_with("# mine\n# daisy: begin (by"), "{new}");
         assert!(new.ends_with(KUBEADM));
         assert_eq!(remove(&new), format!("# mine\n{KUBEADM}"));
@@ -250,18 +259,18 @@ mod tests {
 
     #[test]
     fn the_port_is_the_clusters() {
-        let text = insert(".:1053 {\n    kubernetes cluster.local\n}\n", ip()).expect("can take it");
+        let text = insert(".:1053 {\n    kubernetes cluster.local\n}\n", &[ip()]).expect("can take it");
         assert!(text.contains("svc.supercluster.local:1053 "), "{text}");
     }
 
     #[test]
     fn another_who_serves_our_zones_is_named() {
         let submariner = format!("{KUBEADM}#lighthouse\nclusterset.local:53 {{\n    forward . 10.96.7.7\n}}\n");
-        let error = insert(&submariner, ip()).expect_err("served");
+        let error = insert(&submariner, &[ip()]).expect_err("served");
         assert_eq!(error, CorefileError::Served { zone: "clusterset.local".into(), what: "a server block".into(), line: 8 });
         assert!(error.to_string().starts_with("line 8: a server block already serves clusterset.local"), "{error}");
         let plugin = ".:53 {\n  kubernetes cluster.local\n  multicluster ClusterSet.local.\n}\n";
-        let error = insert(plugin, ip()).expect_err("served");
+        let error = insert(plugin, &[ip()]).expect_err("served");
         assert_eq!(
             error,
             CorefileError::Served { zone: "clusterset.local".into(), what: "the plugin `multicluster`".into(), line: 3 }
@@ -272,24 +281,24 @@ mod tests {
             "clusterset.local:5353 {\n}\n",
             ". {\n rewrite name a.b x.svc.supercluster.local\n}\n",
         ] {
-            insert(fine, ip()).expect("not ours");
+            insert(fine, &[ip()]).expect("not ours");
         }
     }
 
     #[test]
     fn lines_are_counted_in_the_file_as_it_is() {
-        let text = insert(KUBEADM, ip()).expect("can take it") + "clusterset.local {\n}\n";
+        let text = insert(KUBEADM, &[ip()]).expect("can take it") + "clusterset.local {\n}\n";
         let line = text.lines().position(|l| l == "clusterset.local {").expect("there") + 1;
-        assert!(matches!(insert(&text, ip()), Err(CorefileError::Served { line: at, .. }) if at == line));
+        assert!(matches!(insert(&text, &[ip()]), Err(CorefileError::Served { line: at, .. }) if at == line));
     }
 
     #[test]
     fn what_cannot_be_edited_is_left_alone() {
         let broken = format!("{BEGIN}\nsupercluster.local {{\n}}\n");
-        assert_eq!(insert(&broken, ip()), Err(CorefileError::Unterminated { line: 1 }));
+        assert_eq!(insert(&broken, &[ip()]), Err(CorefileError::Unterminated { line: 1 }));
         assert_eq!(remove(&broken), broken);
-        assert!(matches!(insert(".:53\nerrors\n", ip()), Err(CorefileError::Syntax(SyntaxError::NoBraces { line: 1 }))));
-        assert!(matches!(insert(". {\n", ip()), Err(CorefileError::Syntax(SyntaxError::Unclosed { line: 1 }))));
+        assert!(matches!(insert(".:53\nerrors\n", &[ip()]), Err(CorefileError::Syntax(SyntaxError::NoBraces { line: 1 }))));
+        assert!(matches!(insert(". {\n", &[ip()]), Err(CorefileError::Syntax(SyntaxError::Unclosed { line: 1 }))));
     }
 
     /// Pieces that make valid and invalid Corefiles, marks in odd places among them.
@@ -317,12 +326,12 @@ mod tests {
         #[test]
         fn remove_undoes_insert(text in corefiles(), v4 in any::<u32>()) {
             let address = IpAddr::from(std::net::Ipv4Addr::from(v4));
-            if let Ok(inserted) = insert(&text, address) {
+            if let Ok(inserted) = insert(&text, &[address]) {
                 prop_assert_eq!(remove(&inserted), remove(&text));
                 if !text.contains(BEGIN) {
                     prop_assert_eq!(remove(&inserted), text);
                 }
-                let again = insert(&inserted, address);
+                let again = insert(&inserted, &[address]);
                 prop_assert_eq!(again.as_ref(), Ok(&inserted), "not idempotent");
                 prop_assert!(Corefile::parse(&inserted).is_ok());
             }
@@ -330,7 +339,7 @@ mod tests {
 
         #[test]
         fn never_panics(text in "(# daisy: (begin|end)|[ -~\n\r\u{feff}]|\\PC)*") {
-            let _ = insert(&text, IpAddr::from([1, 2, 3, 4]));
+            let _ = insert(&text, &[IpAddr::from([1, 2, 3, 4])]);
             let _ = remove(&text);
         }
     }

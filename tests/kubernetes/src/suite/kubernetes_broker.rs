@@ -35,7 +35,7 @@ fn begin(stage: &mut Stage) -> Result<()> {
     daisy(stage, "staging", &words)?;
     for cluster in CLUSTERS {
         let took = join(stage, cluster, INFO)?;
-        println!("                  {cluster} joined in {:.1} s", took.as_secs_f64());
+        println!("                  {cluster} joined in {:.1} s", took.ready.as_secs_f64());
     }
     let members = daisy_json(stage, "staging", &["members", "--broker-context", "staging"])?;
     let mut ids: Vec<_> = members.as_array().into_iter().flatten().filter_map(|m| m["metadata"]["name"].as_str()).collect();

@@ -25,6 +25,7 @@ pub use bench::{Measured, bench};
 pub use report::{Case as CaseOf, Report, case, needed};
 use stage::Stage;
 pub use stage::{SOON, same, until};
+pub use supercluster::ready_after;
 
 /// What is to be tested, and where.
 #[derive(Debug, Clone)]
