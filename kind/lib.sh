@@ -6,7 +6,7 @@ cd "$(dirname "${BASH_SOURCE[0]}")/.."
 work=${DAISY_KIND_WORK:-target/kind}
 mkdir -p "$work"
 # Daisy's image: an archive, where no registry has it.
-archive=${DAISY_IMAGE_ARCHIVE:-$(ls -t target/image/daisy-*.tar 2> /dev/null | head -1)}
+archive=${DAISY_IMAGE_ARCHIVE:-$(ls -t target/image/daisy-*.tar 2> /dev/null | head -1 || true)}
 PATH=$PATH:$PWD/target/image
 # The oldest kind whose clusters these configurations are for.
 kind_least=0.27

@@ -66,7 +66,7 @@ pub(crate) async fn run(options: Join) -> Result<()> {
         },
     };
     let reload = apply(&client, &options, &plan, (&info, access), &settings, &mut progress).await?;
-    ready(&client, &options, &settings, &mut progress).await?;
+    ready(&client, &options, (&settings, &info.server), &mut progress).await?;
     if let Some(hint) = coredns::node_local_hint(&client).await? {
         progress.done(&hint);
     }
@@ -316,11 +316,11 @@ async fn answered(client: &Client, mut reload: Reload, progress: &mut Progress) 
 }
 
 /// Waits until every part is ready: watched through the objects that the parts themselves write.
-async fn ready(client: &Client, options: &Join, settings: &Settings, progress: &mut Progress) -> Result<()> {
+async fn ready(client: &Client, options: &Join, to: (&Settings, &str), progress: &mut Progress) -> Result<()> {
     let started = Instant::now();
     let mut pause = Duration::from_millis(20);
     loop {
-        let Some(waiting) = unready(client, options, settings).await? else { return Ok(()) };
+        let Some(waiting) = unready(client, options, to).await? else { return Ok(()) };
         if started.elapsed() > options.timeout {
             bail!(
                 "after {} s this cluster still waits for: {waiting}; what was applied stays, and `daisy join` can be run again",
@@ -334,7 +334,7 @@ async fn ready(client: &Client, options: &Join, settings: &Settings, progress: &
 }
 
 /// The first part that is not ready, if any.
-async fn unready(client: &Client, options: &Join, settings: &Settings) -> Result<Option<Waiting>> {
+async fn unready(client: &Client, options: &Join, (settings, server): (&Settings, &str)) -> Result<Option<Waiting>> {
     let namespace = labels::SYSTEM_NAMESPACE;
     for name in [&["daisy-syncer"], settings.dns_servers()].concat() {
         if let Some(waiting) = rollout::deployment(client, namespace, name).await? {
@@ -357,11 +357,12 @@ async fn unready(client: &Client, options: &Join, settings: &Settings) -> Result
     let Some(cluster) = clusters.get_opt(options.clusterid.as_str()).await? else {
         let hint = "its pods have to reach the address in the broker-info file, from inside this cluster; `kubectl -n daisy-system logs deployment/daisy-syncer` says what they get";
         let said = last_warning(client, "daisy-syncer").await.unwrap_or_else(|| hint.to_owned());
-        return Ok(Some(Waiting { what: "the syncer to reach the broker".to_owned(), trouble: format!(": {said}") }));
+        return Ok(Some(Waiting { what: format!("the syncer to reach the broker at {server}"), trouble: format!(": {said}") }));
     };
     let list = cluster.status.unwrap_or_default().conditions;
     if let Some(condition) = conditions::find(&list, "BrokerConnected").filter(|c| c.status == "False") {
-        return Ok(Some(Waiting::on(format!("the syncer to reach the broker ({}: {})", condition.reason, condition.message))));
+        let trouble = format!("the syncer to reach the broker at {server} ({}: {})", condition.reason, condition.message);
+        return Ok(Some(Waiting::on(trouble)));
     }
     let gateways: Api<Gateway> = Api::namespaced(client.clone(), namespace);
     let gateways = gateways.list(&ListParams::default()).await?.items;

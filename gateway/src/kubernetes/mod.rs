@@ -38,13 +38,15 @@ const STOP: Duration = Duration::from_secs(8);
 struct Apis {
     gateways: Api<Gateway>,
     secrets: Api<Secret>,
+    nodes: Api<Node>,
     client: Client,
 }
 
 impl Apis {
     fn new(client: Client) -> Self {
         let gateways = Api::namespaced(client.clone(), SYSTEM_NAMESPACE);
-        Self { gateways, secrets: Api::namespaced(client.clone(), GATEWAY_KEYS_NAMESPACE), client }
+        let secrets = Api::namespaced(client.clone(), GATEWAY_KEYS_NAMESPACE);
+        Self { gateways, secrets, nodes: Api::all(client.clone()), client }
     }
 }
 

@@ -10,7 +10,6 @@ use daisy_api::{Cluster, ClusterId, Connection, ConnectionStatus, GatewayRecord,
 use daisy_gateway_core::addresses::local_endpoints;
 use daisy_gateway_core::clusters::{Clusters, Membership};
 use daisy_gateway_core::peers::{Issue, plan};
-use daisy_kubernetes::Api;
 use futures::StreamExt as _;
 use futures::future::{BoxFuture, pending};
 use futures::stream::BoxStream;
@@ -123,7 +122,7 @@ impl Role {
             conditions: before.conditions,
         };
         Ok(Self {
-            writer: StatusWriter::new(apis.gateways.clone(), options.node_name.clone()),
+            writer: StatusWriter::new(apis.gateways.clone(), apis.nodes.clone(), options.node_name.clone()),
             remembered: before.connections.iter().filter_map(endpoint).collect(),
             apis,
             metrics,
@@ -296,8 +295,7 @@ impl Role {
     /// The role is told to stop: for a while, and all stays for the next start; or for good, because its node's label was taken away,
     /// which the pod's end and not always the watch tells first.
     pub(super) async fn stop(&mut self) {
-        let nodes: Api<Node> = Api::all(self.apis.client.clone());
-        match nodes.get_opt(self.options.node_name.as_str()).await {
+        match self.apis.nodes.get_opt(self.options.node_name.as_str()).await {
             Ok(Some(node)) if !facts(&node, &[]).gateway => self.retire().await,
             Ok(_) => info!("stopping; the tunnel device and the key stay"),
             Err(error) => info!(%error, "stopping; the tunnel device and the key stay"),
@@ -336,7 +334,7 @@ impl Role {
 
     /// Ends the writer: after this nothing makes the Gateway again.
     async fn end_writer(&mut self) {
-        let idle = StatusWriter::new(self.apis.gateways.clone(), self.options.node_name.clone());
+        let idle = StatusWriter::new(self.apis.gateways.clone(), self.apis.nodes.clone(), self.options.node_name.clone());
         std::mem::replace(&mut self.writer, idle).finish().await;
     }
 

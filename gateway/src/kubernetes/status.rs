@@ -6,6 +6,8 @@ use std::time::Duration;
 use daisy_api::labels::{COMPONENT, MANAGED_BY, MANAGED_BY_DAISY};
 use daisy_api::{Connection, Gateway, GatewaySpec, GatewayStatus, NodeName};
 use daisy_kubernetes::Api;
+use k8s_openapi::api::core::v1::Node;
+use kube::Resource as _;
 use kube::api::{Patch, PatchParams, PostParams};
 use serde_json::json;
 use tokio::sync::watch;
@@ -26,9 +28,9 @@ pub(super) struct StatusWriter {
 }
 
 impl StatusWriter {
-    pub(super) fn new(gateways: Api<Gateway>, node: NodeName) -> Self {
+    pub(super) fn new(gateways: Api<Gateway>, nodes: Api<Node>, node: NodeName) -> Self {
         let (wanted, receiver) = watch::channel(None);
-        Self { wanted, task: tokio::spawn(write_newest(gateways, node, receiver)) }
+        Self { wanted, task: tokio::spawn(write_newest(gateways, nodes, node, receiver)) }
     }
 
     /// This is the status now.
@@ -57,7 +59,12 @@ impl Drop for StatusWriter {
     }
 }
 
-async fn write_newest(gateways: Api<Gateway>, node: NodeName, mut wanted: watch::Receiver<Option<GatewayStatus>>) {
+async fn write_newest(
+    gateways: Api<Gateway>,
+    nodes: Api<Node>,
+    node: NodeName,
+    mut wanted: watch::Receiver<Option<GatewayStatus>>,
+) {
     let mut pause = RETRY.0;
     let mut pending = false;
     loop {
@@ -65,7 +72,7 @@ async fn write_newest(gateways: Api<Gateway>, node: NodeName, mut wanted: watch:
             return;
         }
         let Some(status) = wanted.borrow_and_update().clone() else { continue };
-        match write(&gateways, &node, &status).await {
+        match write(&gateways, &nodes, &node, &status).await {
             Ok(()) => {
                 (pending, pause) = (false, RETRY.0);
                 tokio::time::sleep(GATHER).await;
@@ -80,26 +87,32 @@ async fn write_newest(gateways: Api<Gateway>, node: NodeName, mut wanted: watch:
     }
 }
 
-async fn write(gateways: &Api<Gateway>, node: &NodeName, status: &GatewayStatus) -> Result<(), kube::Error> {
+async fn write(gateways: &Api<Gateway>, nodes: &Api<Node>, node: &NodeName, status: &GatewayStatus) -> Result<(), kube::Error> {
     let patch = Patch::Merge(json!({ "status": status }));
     let parameters = PatchParams::default();
     match gateways.patch_status(node.as_str(), &parameters, &patch).await {
         Err(error) if is_not_found(&error) => {}
         other => return other.map(drop),
     }
+    let Some(owner) = nodes.get_opt(node.as_str()).await? else {
+        warn!("there is no Node {node} any more: its Gateway is not made again");
+        return Ok(());
+    };
     debug!("making Gateway {node}");
-    match gateways.create(&PostParams::default(), &object(node)).await {
+    match gateways.create(&PostParams::default(), &object(node, &owner)).await {
         Err(error) if !is_conflict(&error) => return Err(error),
         _ => {}
     }
     gateways.patch_status(node.as_str(), &parameters, &patch).await.map(drop)
 }
 
-fn object(node: &NodeName) -> Gateway {
+/// A Gateway goes with its node: Kubernetes deletes what belongs to an object that is gone.
+fn object(node: &NodeName, owner: &Node) -> Gateway {
     let mut gateway = Gateway::new(node.as_str(), GatewaySpec { node: node.clone() });
     let labels = [(MANAGED_BY, MANAGED_BY_DAISY), (COMPONENT, "gateway")];
     gateway.metadata.labels =
         Some(labels.iter().map(|(key, value)| ((*key).to_owned(), (*value).to_owned())).collect::<BTreeMap<_, _>>());
+    gateway.metadata.owner_references = owner.owner_ref(&()).map(|reference| vec![reference]);
     gateway
 }
 

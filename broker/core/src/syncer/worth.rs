@@ -185,7 +185,9 @@ impl Syncer {
     /// Reads anew, from all gateways, which clusters answer probes.
     pub(super) fn see_connections(&mut self, now: Now) {
         let mut answers: BTreeMap<ClusterId, Said> = BTreeMap::new();
-        for (_, gateway) in self.here.gateways.iter() {
+        // What a gateway said last whose node is gone is no longer so.
+        let gateways = self.here.gateways.iter().filter(|(name, _)| self.here.nodes.get(name).is_some());
+        for (_, gateway) in gateways {
             for connection in gateway.status.iter().flat_map(|status| &status.connections) {
                 let said = answers.entry(connection.cluster_id.clone()).or_default();
                 said.connected |= connection.status == ConnectionStatus::Connected;

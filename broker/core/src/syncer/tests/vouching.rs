@@ -229,6 +229,25 @@ fn a_path_that_breaks_takes_its_endpoints_with_it_whatever_the_broker_says() {
 }
 
 #[test]
+fn what_a_gateway_said_last_whose_node_is_gone_counts_no_more() {
+    let mut world = with_import();
+    world.put_here(gateway(&[("b", ConnectionStatus::Connected)]));
+    world.disconnect();
+    world.pass(MINUTE);
+    assert_eq!(world.addresses("shop/cart"), ["10.2.0.7"]);
+    // Another gateway tries and fails; the first one's object is still there, and says that it is connected.
+    let mut second = gateway(&[("b", ConnectionStatus::Error)]);
+    second.metadata.name = Some("n2".to_owned());
+    world.put_here(node("n2"));
+    world.put_here(second);
+    world.pass(MINUTE);
+    assert_eq!(world.addresses("shop/cart"), ["10.2.0.7"]);
+    world.remove(Place::Here, Kind::Node, "", "n1");
+    world.pass(MINUTE);
+    assert!(world.addresses("shop/cart").is_empty());
+}
+
+#[test]
 fn a_path_that_comes_back_in_time_loses_nothing() {
     let mut world = with_import();
     world.put_here(gateway(&[("b", ConnectionStatus::Connected)]));
