@@ -50,6 +50,8 @@ fn from_the_objects_to_a_tunnel_and_back_to_nothing() {
     let waiting = here_api.wait_for(here, "waiting", |status| find(&status.conditions, READY).is_some());
     assert_eq!(find(&waiting.conditions, READY).unwrap().reason, "WaitingForNodeAddress");
     assert_eq!(waiting.ha_status, HaStatus::Passive);
+    let owners = here_api.gateway(here).and_then(|gateway| gateway.metadata.owner_references).unwrap_or_default();
+    assert_eq!(owners.iter().map(|owner| owner.kind.as_str()).collect::<Vec<_>>(), ["Node"], "it goes with its node");
     here_api.annotate_node(here);
     there_api.annotate_node(there);
     let is_ready = |status: &GatewayStatus| is_true(&status.conditions, READY) && status.local_endpoint.is_some();
