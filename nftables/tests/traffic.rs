@@ -77,6 +77,12 @@ impl Network {
         })
     }
 
+    /// Waits until the network, which was just made, carries a connection: neighbours are found in their own time.
+    fn stands(&self, to: &str, port: u16) {
+        let is_there = (0..20).any(|_| self.ask(to, port).is_some());
+        assert!(is_there, "{to} does not answer without any rule");
+    }
+
     fn sees(&self, to: &str, port: u16) -> Option<IpAddr> {
         self.ask(to, port).map(|(from, _, _)| from)
     }
@@ -95,6 +101,7 @@ fn drops_and_counts() {
     let Some(network) = Network::new("drops_and_counts", true) else { return };
     network.serve(80);
     for (server, client) in SERVER.iter().zip(CLIENT) {
+        network.stands(server, 80);
         assert_eq!(network.sees(server, 80), Some(ip(client)));
     }
     network.rules(|table, batch| {
