@@ -139,6 +139,7 @@ impl Syncer {
                 let short = LocalNode::of(&node);
                 if self.here.nodes.put(name, short.clone(), epoch) != Some(short) {
                     self.mark(Work::Nodes, now);
+                    self.see_connections(now);
                 }
             }
             Object::Gateway(gateway) => {

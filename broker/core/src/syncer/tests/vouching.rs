@@ -245,6 +245,10 @@ fn what_a_gateway_said_last_whose_node_is_gone_counts_no_more() {
     world.remove(Place::Here, Kind::Node, "", "n1");
     world.pass(MINUTE);
     assert!(world.addresses("shop/cart").is_empty());
+    // The node is there again, and what its gateway says counts again.
+    world.put_here(node("n1"));
+    world.pass(MINUTE);
+    assert_eq!(world.addresses("shop/cart"), ["10.2.0.7"]);
 }
 
 #[test]
