@@ -88,7 +88,8 @@ enum Work {
     Member(ClusterId),
     Namespace(ClusterId),
     Invitation(String),
-    Request(String),
+    /// Who asked first is answered first, after a new start too: its ranges may be those of a member that was ended for it.
+    Request(Timestamp, String),
 }
 
 #[derive(Debug, Clone, Copy)]
@@ -153,12 +154,14 @@ impl Registrar {
             self.queue.insert(Work::Namespace(id.clone()));
             self.queue.insert(Work::Member(id));
         }
+        self.queue_spent();
     }
 
     /// Takes in changes of JoinRequests.
     pub fn handle_requests(&mut self, change: Change<JoinRequest>, now: Timestamp) {
         let names = self.observed.requests(change, now);
-        self.queue.extend(names.into_iter().map(Work::Request));
+        let asked = |name: String| Some(Work::Request(self.observed.asked(&name)?.made, name));
+        self.queue.extend(names.into_iter().filter_map(asked));
         let observed = &self.observed;
         let over = self.attempts.forget(|name| observed.asked(name).is_some());
         self.queue.extend(over.into_iter().map(Work::Namespace));
@@ -166,8 +169,8 @@ impl Registrar {
 
     /// A JoinRequest that is there but does not parse.
     pub fn handle_unreadable_request(&mut self, name: &str, cause: &str, now: Timestamp) {
-        self.observed.unreadable_request(name, cause, now);
-        self.queue.insert(Work::Request(name.to_owned()));
+        let made = self.observed.unreadable_request(name, cause, now);
+        self.queue.insert(Work::Request(made, name.to_owned()));
     }
 
     /// Takes in changes of Clusters, in all namespaces.
@@ -224,6 +227,7 @@ impl Registrar {
                 self.observed.wrote_member(id.clone(), *member);
                 self.observed.answered(admission.request, admission.status);
                 self.queue.insert(Work::Member(id));
+                self.queue_spent();
             }
             Action::EndMember { id, uid, why } => {
                 self.observed.ended(&id, &uid, why == Ending::Left, now);
@@ -273,7 +277,7 @@ impl Registrar {
             Work::Member(id) => self.evaluate_member(id, now),
             Work::Namespace(id) => self.evaluate_namespace(id, now),
             Work::Invitation(name) => self.evaluate_invitation(name, now),
-            Work::Request(name) => return self.evaluate_request(name.clone(), now),
+            Work::Request(_, name) => return self.evaluate_request(name.clone(), now),
         };
         action.map(|action| (work, action))
     }
@@ -317,6 +321,11 @@ impl Registrar {
         self.observed.orphaned(id).filter(|_| !self.attempts.may_stand(id))
     }
 
+    /// There may be a new member: what was reserved for it is not kept beside what it has.
+    fn queue_spent(&mut self) {
+        self.queue.extend(self.observed.spent().map(|(name, asked)| Work::Request(asked.made, name.clone())));
+    }
+
     /// An attempt is over: what it kept from being removed may have to be.
     fn forget_attempt(&mut self, request: &str) {
         self.queue.extend(self.attempts.over(request).map(Work::Namespace));
@@ -333,8 +342,8 @@ impl Registrar {
     }
 
     fn evaluate_request(&mut self, name: String, now: Timestamp) -> Option<(Work, Action)> {
-        let work = Work::Request(name.clone());
         let asked = self.observed.asked(&name)?;
+        let work = Work::Request(asked.made, name.clone());
         let status = self.observed.status(&name, asked);
         let pending = status.phase == JoinPhase::Pending;
         let kept_until = self.kept_until(asked, status);
@@ -343,6 +352,9 @@ impl Registrar {
             return Some((work, Action::DeleteRequest { name }));
         }
         if !pending {
+            if self.observed.is_spent(&name, asked) {
+                return Some((work, Action::DeleteRequest { name }));
+            }
             self.timers.insert((kept_until, work));
             return None;
         }

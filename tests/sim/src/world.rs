@@ -327,10 +327,14 @@ impl World {
         let there: BTreeSet<u8> = self.clusters.values().filter(|c| c.standing == Standing::Member).map(|c| c.number).collect();
         let Some(cluster) = self.clusters.get_mut(&number) else { return };
         let remote = |o: &&Object| o.name() != cluster.id.as_str();
-        let status = |other| match there.contains(&other) && !self.paths_down.contains(&(number, other)) {
-            _ if !objects::can_meet(number, other) => ConnectionStatus::Connecting,
-            true => ConnectionStatus::Connected,
-            false => ConnectionStatus::Error,
+        let status = |other| {
+            if !objects::can_meet(number, other) {
+                ConnectionStatus::Connecting
+            } else if there.contains(&other) && !self.paths_down.contains(&(number, other)) {
+                ConnectionStatus::Connected
+            } else {
+                ConnectionStatus::Error
+            }
         };
         let others: Vec<(u8, ConnectionStatus)> = cluster
             .here

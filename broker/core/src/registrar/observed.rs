@@ -485,10 +485,12 @@ impl Observed {
         self.requests.get(name).map_or_else(|| created.map_or(now, |created| created.max(now)), |had| had.since)
     }
 
-    pub(super) fn unreadable_request(&mut self, name: &str, cause: &str, now: Timestamp) {
+    /// Returns when it was made, as far as that is known.
+    pub(super) fn unreadable_request(&mut self, name: &str, cause: &str, now: Timestamp) -> Timestamp {
         let since = self.since(name, None, now);
         let asked = Asked { since, made: since, spec: Err(cause.to_owned()), status: JoinRequestStatus::default() };
         self.requests.insert(name.to_owned(), asked);
+        since
     }
 
     pub(super) fn answered(&mut self, name: String, status: JoinRequestStatus) {
@@ -498,6 +500,19 @@ impl Observed {
     pub(super) fn forget_request(&mut self, name: &str) {
         self.requests.remove(name);
         self.answered.remove(name);
+    }
+
+    /// Whether this is a reservation whose cluster has joined since. Else its ranges would be kept once more when it is a member no
+    /// longer. One that a member asked for is an answer of what it has, which its asker has yet to read.
+    pub(super) fn is_spent(&self, name: &str, asked: &Asked) -> bool {
+        let member = asked.spec.as_ref().ok().and_then(|spec| self.members.get(&spec.cluster_id));
+        let joined = member.and_then(|member| member.metadata.creation_timestamp.as_ref());
+        self.status(name, asked).phase == JoinPhase::Reserved && joined.is_some_and(|joined| asked.made < joined.0)
+    }
+
+    /// All such.
+    pub(super) fn spent(&self) -> impl Iterator<Item = (&String, &Asked)> {
+        self.requests.iter().filter(|(name, asked)| self.is_spent(name, asked))
     }
 
     /// The ranges that are reserved now.

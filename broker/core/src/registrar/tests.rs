@@ -181,6 +181,23 @@ fn ranges_are_reserved_for_an_hour() {
 }
 
 #[test]
+fn what_was_reserved_for_a_cluster_does_not_outlive_its_membership() {
+    let mut broker = broker();
+    let ranges = broker.answer(&Asker::reserving("local")).ranges.expect("ranges");
+    let mut local = Asker::new("local", "10.50.0.0/16", "10.51.0.0/16");
+    (local.pods, local.services) = (ranges.cluster_cidrs, ranges.service_cidrs);
+    broker.pass(SignedDuration::from_secs(1));
+    assert_eq!(broker.answer(&local).phase, JoinPhase::Admitted);
+    let reserving = |request: &&JoinRequest| request.status.as_ref().is_some_and(|status| status.phase == JoinPhase::Reserved);
+    assert_eq!(broker.requests.values().find(reserving), None);
+    broker.evict("local");
+    broker.settle();
+    let other = Asker { id: "other", uid: "other", ..local };
+    let status = broker.answer(&other);
+    assert_eq!(status.phase, JoinPhase::Admitted, "{}", status.message);
+}
+
+#[test]
 fn reservations_are_bounded_by_the_invitation() {
     let mut broker = broker();
     broker.invite("single", "none", 1);

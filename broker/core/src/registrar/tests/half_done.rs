@@ -112,3 +112,47 @@ fn what_may_have_been_promised_is_nobody_elses() {
     broker.pass(SignedDuration::from_mins(1));
     assert_eq!(broker.requests[&name].status.clone().and_then(|status| status.ranges), Some(promised));
 }
+
+/// The registrar starts anew between the end of a member and the admission of the one that replaces it.
+#[test]
+fn what_a_replaced_member_had_goes_to_who_replaces_it() {
+    let mut broker = broker();
+    broker.answer(&staging());
+    broker.pass(SignedDuration::from_secs(1));
+    broker.invite("fresh", "all", 1);
+    let anew = Asker { uid: "made-anew", key: 5, invitation: "fresh", replace: true, ..staging() };
+    let name = broker.ask(&anew);
+    broker.tell(usize::MAX);
+    assert!(broker.step());
+    assert!(broker.members.is_empty(), "{:?}", broker.actions);
+    // Its name comes first, as names of requests are random.
+    broker.now += SignedDuration::from_secs(1);
+    let rival = Asker { id: "local", uid: "local", ..staging() };
+    broker.ask_as("0", rival.spec("0"));
+    broker.restart();
+    broker.settle();
+    let status = |name: &str| broker.requests[name].status.clone().unwrap_or_default();
+    assert_eq!(status(&name).phase, JoinPhase::Admitted, "{}", status(&name).message);
+    assert_eq!(status("0").reason, "CidrOverlap");
+}
+
+/// The registrar starts anew between an admission and the end of what was reserved for it.
+#[test]
+fn what_was_reserved_ends_after_a_new_start_too() {
+    let mut broker = broker();
+    let ranges = broker.answer(&Asker::reserving("local")).ranges.expect("ranges");
+    let mut local = Asker::new("local", "10.50.0.0/16", "10.51.0.0/16");
+    (local.pods, local.services) = (ranges.cluster_cidrs, ranges.service_cidrs);
+    broker.pass(SignedDuration::from_secs(1));
+    broker.ask(&local);
+    broker.tell(usize::MAX);
+    assert!(broker.step());
+    let reserved = |broker: &Broker| {
+        let phases = broker.requests.values().filter_map(|request| Some(request.status.as_ref()?.phase));
+        phases.filter(|phase| *phase == JoinPhase::Reserved).count()
+    };
+    assert_eq!((broker.members.len(), reserved(&broker)), (1, 1));
+    broker.restart();
+    broker.settle();
+    assert_eq!((broker.members.len(), reserved(&broker)), (1, 0));
+}
