@@ -80,9 +80,8 @@ impl Syncer {
 
     /// This cluster's gateways: those whose node exists and that have said where they are.
     fn gateways(&self) -> Vec<GatewayRecord> {
-        let named = self.here.gateways.iter().filter(|(name, _)| self.here.nodes.get(name).is_some());
-        let mut records: Vec<GatewayRecord> =
-            named.filter_map(|(_, gateway)| gateway.status.as_ref()?.local_endpoint.clone()).collect();
+        let said = self.here.gateways_in_place().filter_map(|gateway| gateway.status.as_ref()?.local_endpoint.clone());
+        let mut records: Vec<GatewayRecord> = said.collect();
         records.sort_by(|a, b| a.node.cmp(&b.node));
         // What the registrar and the readers would refuse is not said: the whole record would be lost for it.
         let range = self.own.member().map(|member| member.node_cidr);

@@ -96,6 +96,13 @@ pub(super) struct Here {
     pub(super) clusters: Listed<String, Cluster>,
 }
 
+impl Here {
+    /// The gateways whose node is there: what another said last is no longer so.
+    pub(super) fn gateways_in_place(&self) -> impl Iterator<Item = &Gateway> {
+        self.gateways.iter().filter(|(name, _)| self.nodes.get(name).is_some()).map(|(_, gateway)| gateway)
+    }
+}
+
 /// This cluster, as the broker shows it.
 #[derive(Clone, Debug)]
 pub(super) struct Own {

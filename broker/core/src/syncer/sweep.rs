@@ -51,8 +51,7 @@ impl Syncer {
             }
             (Kind::Node, _) => {
                 self.here.nodes.remove(&name.1);
-                self.mark(Work::Nodes, now);
-                self.see_connections(now);
+                self.node_changed(&name.1, now);
             }
             (Kind::Gateway, _) => {
                 self.here.gateways.remove(&name.1);

@@ -137,9 +137,8 @@ impl Syncer {
             Object::Node(node) => {
                 let name = node.metadata.name.clone().unwrap_or_default();
                 let short = LocalNode::of(&node);
-                if self.here.nodes.put(name, short.clone(), epoch) != Some(short) {
-                    self.mark(Work::Nodes, now);
-                    self.see_connections(now);
+                if self.here.nodes.put(name.clone(), short.clone(), epoch) != Some(short) {
+                    self.node_changed(&name, now);
                 }
             }
             Object::Gateway(gateway) => {

@@ -182,12 +182,18 @@ impl Syncer {
         }
     }
 
+    /// A node came, changed or went: if it is a gateway's, what that one says counts from now on, or no longer.
+    pub(super) fn node_changed(&mut self, name: &str, now: Now) {
+        self.mark(Work::Nodes, now);
+        if self.here.gateways.iter().any(|(gateway, _)| gateway == name) {
+            self.see_connections(now);
+        }
+    }
+
     /// Reads anew, from all gateways, which clusters answer probes.
     pub(super) fn see_connections(&mut self, now: Now) {
         let mut answers: BTreeMap<ClusterId, Said> = BTreeMap::new();
-        // What a gateway said last whose node is gone is no longer so.
-        let gateways = self.here.gateways.iter().filter(|(name, _)| self.here.nodes.get(name).is_some());
-        for (_, gateway) in gateways {
+        for gateway in self.here.gateways_in_place() {
             for connection in gateway.status.iter().flat_map(|status| &status.connections) {
                 let said = answers.entry(connection.cluster_id.clone()).or_default();
                 said.connected |= connection.status == ConnectionStatus::Connected;
