@@ -2,10 +2,9 @@
 FROM rust:1-slim-bookworm AS build
 WORKDIR /source
 COPY . .
-# With the target named, build scripts and macros are not made static too.
-RUN target="$(rustc -vV | sed -n 's/^host: //p')" \
- && RUSTFLAGS='-C target-feature=+crt-static' cargo build --release --package daisy --target "$target" \
- && mkdir -p /image/etc && cp "target/$target/release/daisy" /image/daisy \
+# Only the program itself is compiled with the flag: macros cannot be static.
+RUN cargo rustc --release --locked --package daisy --bin daisy -- -C target-feature=+crt-static \
+ && mkdir -p /image/etc && cp target/release/daisy /image/daisy \
  && printf 'root:x:0:0:root:/:/sbin/nologin\nnonroot:x:65532:65532:nonroot:/:/sbin/nologin\n' > /image/etc/passwd \
  && printf 'hosts: files dns\n' > /image/etc/nsswitch.conf
 

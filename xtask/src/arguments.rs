@@ -13,21 +13,14 @@ pub(crate) struct Name {
 /// Which build of Daisy.
 #[derive(clap::Args, Clone, Copy)]
 pub(crate) struct Daisy {
-    /// With Daisy as the dev profile builds it, instead of the release profile.
-    #[arg(long, conflicts_with = "released")]
-    pub(crate) dev: bool,
-    /// With the image as it is released, for which everything is built once more.
+    /// With Daisy as the dev profile builds it, its shared libraries beside it, instead of as it is released: quick to build, larger, slower.
     #[arg(long)]
-    released: bool,
+    pub(crate) dev: bool,
 }
 
 impl Daisy {
     /// What is to be packed.
     pub(crate) fn build(self) -> Build {
-        match (self.dev, self.released) {
-            (true, _) => Build::Dev,
-            (false, true) => Build::Static,
-            (false, false) => Build::Release,
-        }
+        if self.dev { Build::Dev } else { Build::Static }
     }
 }

@@ -1,7 +1,6 @@
 //! `cargo xtask image`: Daisy's image archive, without Docker.
 
 use std::path::{Path, PathBuf};
-use std::process::Command;
 
 use anyhow::{Context, Result, bail};
 use daisy_kubernetes_tests::images;
@@ -14,10 +13,8 @@ const SIZE_MAX: u64 = 30 << 20;
 /// What is packed.
 #[derive(Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Build {
-    /// As it is released: one static file.
+    /// As it is released: one static file of the release profile.
     Static,
-    /// The release profile's own file, which other tests have built already, and its shared libraries.
-    Release,
     /// The dev profile's, and its shared libraries: quick to build, for trying out.
     Dev,
 }
@@ -28,8 +25,6 @@ pub(crate) fn run(root: &Path, wanted: Build, output: Option<PathBuf>) -> Result
     let version = env!("CARGO_PKG_VERSION");
     let (built, suffix) = match wanted {
         Build::Static => (build_static(root)?, ""),
-        // As `cargo build --release` does, so that nothing is built twice.
-        Build::Release => (build(root, &["build", "--release"])?.join("release/daisy"), "-shared"),
         Build::Dev => (build(root, &["build", "--package", "daisy"])?.join("debug/daisy"), "-dev"),
     };
     let folder = target.join("image");
@@ -57,12 +52,9 @@ fn build(root: &Path, words: &[&str]) -> Result<PathBuf> {
     Ok(target(root))
 }
 
-/// A release build that needs no library of the system: with the target named, build scripts and macros are not made static too.
+/// A release build that needs no library of the system. Only the program itself is compiled with the flag, so that all else is what
+/// `cargo build --release` has made already.
 fn build_static(root: &Path) -> Result<PathBuf> {
-    let output = Command::new("rustc").arg("-vV").output().context("starting rustc")?;
-    let text = String::from_utf8_lossy(&output.stdout).into_owned();
-    let host = text.lines().find_map(|line| line.strip_prefix("host: ")).context("rustc -vV names no host")?;
-    let flags = format!("target.{host}.rustflags=[\"-Ctarget-feature=+crt-static\"]");
-    let target = build(root, &["build", "--release", "--package", "daisy", "--target", host, "--config", &flags])?;
-    Ok(target.join(host).join("release/daisy"))
+    let words = ["rustc", "--release", "--package", "daisy", "--bin", "daisy", "--", "-Ctarget-feature=+crt-static"];
+    Ok(build(root, &words)?.join("release/daisy"))
 }

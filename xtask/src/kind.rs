@@ -1,13 +1,30 @@
 //! `cargo xtask kind`: a developer's clusters beside staging, on a Docker of their own.
 
 use std::ffi::OsString;
+use std::fs;
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result, bail};
 use clap::Subcommand;
 use daisy_kind_tests::{bed, suite};
+use daisy_kubernetes_tests::components;
 
 use crate::arguments::{Daisy, Name};
+use crate::run::output;
+
+/// What these tests are about, and what they are made of.
+const FILES: [&str; 10] = [
+    "cli",
+    "docs/quickstart.md",
+    "kind",
+    "manifests",
+    "tests/kind",
+    "tests/kubernetes/components",
+    "tests/kubernetes/src/components.rs",
+    "tests/kubernetes/src/image.rs",
+    "tests/kubernetes/src/images.rs",
+    "tests/kubernetes/src/programs.rs",
+];
 
 /// What to do with a bed.
 #[derive(Subcommand)]
@@ -115,16 +132,44 @@ pub(crate) struct Test {
     daisy: Daisy,
     #[command(flatten)]
     nodes: Nodes,
+    /// Not when all cases have passed on this machine with the files that they are about: the install's and kind's.
+    #[arg(long, conflicts_with_all = ["keep", "only", "dev", "node_image"])]
+    if_changed: bool,
     /// Only the cases whose names contain one of these, and those that all others need.
     only: Vec<String>,
 }
 
 /// Runs them.
 pub(crate) fn test(root: &Path, options: Test) -> Result<()> {
+    let passed = components::cache()?.join("kind-passed");
+    // Of a copy that is no clone nothing is known: there nothing is skipped, and nothing noted.
+    let files = files(root).ok();
+    if options.if_changed && files.is_some() && files == fs::read_to_string(&passed).ok() {
+        println!("skipped: all cases on kind, which have passed here with the same {}", FILES.join(", "));
+        return Ok(());
+    }
+    // What is released, on nodes that are made here: anything else has not passed.
+    let whole = !options.keep && options.only.is_empty() && !options.daisy.dev && options.nodes.node_image.is_none();
     suite::run(&suite::Options {
         bed: bed::Options { name: options.name.name, node_image: options.nodes.node_image },
         keep: options.keep,
         only: options.only,
         daisy: built(root, options.daisy)?,
-    })
+    })?;
+    if let Some(files) = files.filter(|_| whole) {
+        fs::write(&passed, files).with_context(|| format!("writing {}", passed.display()))?;
+    }
+    Ok(())
+}
+
+/// Each of these files as it is now, with a digest of what is in it.
+fn files(root: &Path) -> Result<String> {
+    let list = [&["git", "ls-files", "--cached", "--others", "--exclude-standard", "--"][..], &FILES].concat();
+    let (ok, names) = output(root, &list)?;
+    let names: Vec<&str> = names.lines().filter(|name| root.join(name).is_file()).collect();
+    let (hashed, digests) = output(root, &[&["git", "hash-object", "--"], &names[..]].concat())?;
+    if !ok || !hashed {
+        bail!("git does not list this repository's files");
+    }
+    Ok(names.iter().zip(digests.lines()).map(|(name, digest)| format!("{digest} {name}\n")).collect())
 }

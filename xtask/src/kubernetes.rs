@@ -109,7 +109,7 @@ pub(crate) struct Test {
 
 /// Measures on a bed of its own.
 pub(crate) fn bench(root: &Path) -> Result<Vec<suite::Measured>> {
-    suite::bench(&built(root, Build::Release, "bench".to_owned())?)
+    suite::bench(&built(root, Build::Static, "bench".to_owned())?)
 }
 
 /// What is run on a bed of this name, once it is built; the rest is for who asks for more.

@@ -13,6 +13,8 @@ use std::path::{Path, PathBuf};
 use anyhow::{Context, Result};
 use clap::{Parser, Subcommand};
 
+use crate::arguments::Daisy;
+
 #[derive(Parser)]
 #[command(about = "The chores of this repository")]
 struct Arguments {
@@ -32,9 +34,8 @@ enum Chore {
     },
     /// Makes Daisy's image archive, `daisy:VERSION`, without Docker, and prints its path.
     Image {
-        /// The dev profile, with shared libraries packed beside it: quick to build, larger, slower.
-        #[arg(long)]
-        dev: bool,
+        #[command(flatten)]
+        daisy: Daisy,
         /// The file to write; else one in target/image.
         #[arg(long)]
         output: Option<PathBuf>,
@@ -72,9 +73,8 @@ fn main() -> Result<()> {
         Chore::Test { what: None } => test::run(&root),
         Chore::Test { what: Some(What::Kubernetes(options)) } => kubernetes::test(&root, options),
         Chore::Test { what: Some(What::Kind(options)) } => kind::test(&root, options),
-        Chore::Image { dev, output } => {
-            let wanted = if dev { image::Build::Dev } else { image::Build::Static };
-            println!("{}", image::run(&root, wanted, output)?.display());
+        Chore::Image { daisy, output } => {
+            println!("{}", image::run(&root, daisy.build(), output)?.display());
             Ok(())
         }
         Chore::Kubernetes(chore) => kubernetes::run(&root, chore),
