@@ -7,7 +7,6 @@ use std::collections::BTreeSet;
 use std::time::Duration;
 
 use anyhow::{Result, bail};
-
 use serde_json::Value;
 
 use super::stage::{SOON, Stage, same, until};
