@@ -90,7 +90,7 @@ pub const BROKER_ACCESS_SECRET: &str = "daisy-broker-access";
 pub const GATEWAY_KEYS_NAMESPACE: &str = "daisy-gateway-keys";
 /// A gateway's WireGuard private key is in the Secret of this name and `-NODE` there, key `privateKey` (base64).
 pub const GATEWAY_KEY_SECRET_PREFIX: &str = "daisy-gateway-key-";
-/// The Service in front of Daisy's DNS servers, in `daisy-system`, port 53.
+/// What Daisy's DNS servers together call themselves: the name server of their zones, in `daisy-system`.
 pub const DNS_SERVICE: &str = "daisy-dns";
 /// The DNS servers, each a Deployment and a Service of this name: where a single node takes pods, the first alone.
 pub const DNS_SERVERS: [&str; 2] = ["daisy-dns-a", "daisy-dns-b"];

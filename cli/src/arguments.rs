@@ -160,8 +160,8 @@ pub(crate) struct DeployBroker {
     /// With --embedded: the addresses or names that clusters reach it at, the first one in broker-info.daisy.
     #[arg(long, required_if_eq("embedded", "true"), value_delimiter = ',', requires = "embedded")]
     pub(crate) advertise: Vec<String>,
-    /// With --embedded: print a unit that serves like this, instead of serving.
-    #[arg(long, value_enum, requires = "embedded")]
+    /// With --embedded: print a unit that serves like this, instead of serving; its invitation is beside its data.
+    #[arg(long, value_enum, requires = "embedded", conflicts_with = "output")]
     pub(crate) unit: Option<Unit>,
     /// The URL that clusters reach the broker's API server at; else the one in the kubeconfig.
     #[arg(long)]

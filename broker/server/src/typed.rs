@@ -32,18 +32,20 @@ fn locate(value: &Value, at: &str, wrong: &dyn Fn(Value) -> bool) -> String {
     let mut path = Path { at, steps: Vec::new() };
     let mut here = value;
     loop {
-        // Wrong even when empty: something lacks here.
-        let next = match here {
-            Value::Object(fields) if !wrong(path.around(Value::Object(Map::new()))) => fields
-                .iter()
-                .map(|(key, child)| (Step::Key(key), child))
-                .find(|(step, child)| path.is_wrong(*step, child, wrong)),
-            Value::Array(items) if !wrong(path.around(Value::Array(Vec::new()))) => {
-                let items = items.iter().enumerate().map(|(index, child)| (Step::Index(index), child));
-                { items }.find(|(step, child)| path.is_wrong(*step, child, wrong))
+        let (empty, children): (Value, Vec<_>) = match here {
+            Value::Object(fields) => {
+                (Value::Object(Map::new()), fields.iter().map(|(key, child)| (Step::Key(key), child)).collect())
             }
-            Value::Null | Value::Bool(_) | Value::Number(_) | Value::String(_) | Value::Array(_) | Value::Object(_) => None,
+            Value::Array(items) => {
+                (Value::Array(Vec::new()), items.iter().enumerate().map(|(at, child)| (Step::Index(at), child)).collect())
+            }
+            Value::Null | Value::Bool(_) | Value::Number(_) | Value::String(_) => return path.to_string(),
         };
+        // Wrong even when empty: something lacks here.
+        if wrong(path.around(empty)) {
+            return path.to_string();
+        }
+        let next = children.into_iter().find(|(step, child)| wrong(path.around(step.around((*child).clone()))));
         let Some((step, child)) = next else { return path.to_string() };
         path.steps.push(step);
         here = child;
@@ -74,10 +76,6 @@ struct Path<'a> {
 impl Path<'_> {
     fn around(&self, leaf: Value) -> Value {
         self.steps.iter().rev().fold(leaf, |inner, step| step.around(inner))
-    }
-
-    fn is_wrong(&self, step: Step<'_>, child: &Value, wrong: &dyn Fn(Value) -> bool) -> bool {
-        wrong(self.around(step.around(child.clone())))
     }
 }
 

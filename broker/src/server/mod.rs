@@ -178,7 +178,7 @@ async fn register(client: kube::Client, options: RegistrarOptions, metrics: Metr
 /// Makes sure that kinds, namespace and roles are there, and that every member is served. Returns the broker's ID.
 async fn furnish(handle: &Handle) -> anyhow::Result<String> {
     let (clusters, _) = handle.list(&daisy_api_server::ResourceKey::new(GROUP, "clusters"), None);
-    let text = |value: &'_ Value| value.as_str().unwrap_or_default().to_owned();
+    let text = |value: &Value| value.as_str().unwrap_or_default().to_owned();
     let records = clusters.iter();
     let records = records.map(|one| (text(&one["metadata"]["name"]), one["spec"]["version"].as_str().unwrap_or_default()));
     setup::serves(Version::own(), records)?;

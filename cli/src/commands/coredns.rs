@@ -105,25 +105,28 @@ pub(crate) struct Added {
 
 /// Adds the zones, answered at these addresses; `None` where it was so already.
 pub(crate) async fn add(client: &Client, place: &Place, servers: &[IpAddr]) -> Result<Option<Added>> {
-    let (name, map) = match place {
-        Place::Corefile(name, text) if corefile::insert(text, servers)? == *text => return Ok(None),
-        Place::Corefile(name, _) => (name, name.to_string()),
-        Place::Custom(name, _) => (name, format!("{name}, {CUSTOM_KEY}")),
+    let (name, key, text) = match place {
+        Place::Corefile(name, text) => (name, COREFILE, text.as_str()),
+        Place::Custom(name, _) => (name, CUSTOM_KEY, ""),
         Place::ByHand => {
             let servers = addresses(servers, " and ");
             let said = format!("--skip-dns: forward {} to {servers} in the cluster's DNS by hand", zones());
             return Ok(Some(Added { said, reload: None }));
         }
     };
+    let edited = corefile::insert(text, servers)?;
+    if edited == text {
+        return Ok(None);
+    }
     let reload = Some(Reload::before(client, &name.namespace).await).filter(Reload::is_told);
-    match place {
-        Place::Corefile(name, text) => patch(client, name, COREFILE, Some(&corefile::insert(text, servers)?)).await?,
-        Place::Custom(name, true) => patch(client, name, CUSTOM_KEY, Some(&corefile::insert("", servers)?)).await?,
-        Place::Custom(name, false) => create(client, name, &corefile::insert("", servers)?).await?,
-        Place::ByHand => {}
+    if matches!(place, Place::Custom(_, false)) {
+        create(client, name, &edited).await?;
+    } else {
+        patch(client, name, key, Some(&edited)).await?;
     }
     nudge(client, &name.namespace, Some(&addresses(servers, " "))).await;
     let late = if reload.is_some() { "" } else { "; it takes that up within about half a minute" };
+    let map = if key == COREFILE { name.to_string() } else { format!("{name}, {key}") };
     Ok(Some(Added { said: format!("CoreDNS (ConfigMap {map}) forwards {} to Daisy{late}", zones()), reload }))
 }
 

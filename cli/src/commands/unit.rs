@@ -178,6 +178,13 @@ mod tests {
     }
 
     #[test]
+    fn a_place_for_the_invitation_is_not_ignored() {
+        let words = ["daisy", "deploy-broker", "--embedded", "--advertise", "a.example", "--unit", "podman", "--output", "x"];
+        let refused = Arguments::try_parse_from(words).err().expect("it is refused").to_string();
+        assert!(refused.contains("--output"), "{refused}");
+    }
+
+    #[test]
     fn what_no_unit_can_hold_is_refused() {
         for (kind, data, what) in
             [("systemd", "here", "/var/lib"), ("systemd", "/var/lib", "/var/lib"), ("podman", "here", "whole path")]

@@ -13,6 +13,7 @@ use thiserror::Error;
 use tokio::task::JoinHandle;
 
 use crate::sys::Netns;
+use crate::task;
 
 /// The MTU of the lab's devices, as on most networks.
 pub(crate) const MTU: u32 = 1500;
@@ -120,7 +121,7 @@ impl Links {
         });
         let (connection, handle, _) =
             opened.map_err(|cause| NetworkError::System { namespace: name.to_owned(), what: "opening rtnetlink", cause })?;
-        Ok(Self { namespace: name.to_owned(), handle, connection: tokio::spawn(connection) })
+        Ok(Self { namespace: name.to_owned(), handle, connection: task::spawn(connection) })
     }
 
     /// The rtnetlink handle, for what this type has no method for.

@@ -50,30 +50,23 @@ pub(crate) fn serve<'a>(
     listeners: Vec<TcpListener>,
     shutdown: BoxFuture<'a, ()>,
 ) -> BoxFuture<'a, Result<(), Error>> {
-    Box::pin(serving(inner, tls, listeners, shutdown))
-}
-
-async fn serving(
-    inner: Arc<Inner>,
-    tls: Arc<rustls::ServerConfig>,
-    listeners: Vec<TcpListener>,
-    shutdown: BoxFuture<'_, ()>,
-) -> Result<(), Error> {
-    let places = Arc::new(Semaphore::new(inner.limits.connections));
-    let mut accepting = JoinSet::new();
-    for listener in listeners {
-        let address = listener.local_addr().map_or_else(|_| "a listener".to_owned(), |address| address.to_string());
-        let listen_error = |source| Error::Listen { address: address.clone(), source };
-        listener.set_nonblocking(true).map_err(listen_error)?;
-        let listener = tokio::net::TcpListener::from_std(listener).map_err(listen_error)?;
-        tracing::info!(%address, "serving");
-        let server = Connections { inner: inner.clone(), tls: TlsAcceptor::from(tls.clone()), places: places.clone() };
-        accepting.spawn(server.accept(listener));
-    }
-    shutdown.await;
-    inner.stopping.send_replace(true);
-    let _ = tokio::time::timeout(inner.limits.grace, async { while accepting.join_next().await.is_some() {} }).await;
-    Ok(())
+    Box::pin(async move {
+        let places = Arc::new(Semaphore::new(inner.limits.connections));
+        let mut accepting = JoinSet::new();
+        for listener in listeners {
+            let address = listener.local_addr().map_or_else(|_| "a listener".to_owned(), |address| address.to_string());
+            let listen_error = |source| Error::Listen { address: address.clone(), source };
+            listener.set_nonblocking(true).map_err(listen_error)?;
+            let listener = tokio::net::TcpListener::from_std(listener).map_err(listen_error)?;
+            tracing::info!(%address, "serving");
+            let server = Connections { inner: inner.clone(), tls: TlsAcceptor::from(tls.clone()), places: places.clone() };
+            accepting.spawn(server.accept(listener));
+        }
+        shutdown.await;
+        inner.stopping.send_replace(true);
+        let _ = tokio::time::timeout(inner.limits.grace, async { while accepting.join_next().await.is_some() {} }).await;
+        Ok(())
+    })
 }
 
 async fn stopped(stopping: &mut watch::Receiver<bool>) {
