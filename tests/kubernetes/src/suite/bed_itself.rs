@@ -5,9 +5,10 @@ use std::process::Stdio;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, bail};
+use serde_json::json;
 
 use super::stage::{SOON, Stage, same, until};
-use super::workloads::{Pod, Service};
+use super::workloads::{Pod, Service, namespace};
 use super::{Case, case, needed};
 use crate::bed::plan::BROKER_ADDRESS;
 use crate::bed::{self, Bed};
@@ -230,7 +231,50 @@ fn comes_back(stage: &mut Stage) -> Result<()> {
         stage.bed.run(node, &["curl", "-sSf", "http://127.0.0.1:10248/healthz"])?;
         stage.bed.run(node, &["curl", "-sSf", "http://127.0.0.1:10249/proxyMode"])
     })?;
-    until(SOON, "kubectl exec to work again", || stage.printed("local", "bed/beside", &["true"])).map(drop)
+    until(SOON, "kubectl exec to work again", || stage.printed("local", "bed/beside", &["true"]))?;
+    controllers_work(stage, "local")
+}
+
+/// Waits until each of the controllers that a workload needs has done something. An API server that is new refuses them all for a
+/// moment, and each comes again in its own time, which grows to half a minute and more.
+fn controllers_work(stage: &Stage, cluster: &str) -> Result<()> {
+    let space = "bed-again";
+    namespace(stage, cluster, space)?;
+    let labels = json!({"app": space});
+    let workload = |kind: &str| {
+        let container =
+            json!({"name": "sleep", "image": images::TOOLS, "imagePullPolicy": "Never", "command": ["/bin/sleep", "infinity"]});
+        json!({
+            "apiVersion": "apps/v1", "kind": kind, "metadata": {"name": space, "namespace": space},
+            "spec": {
+                "selector": {"matchLabels": labels},
+                "template": {
+                    "metadata": {"labels": labels},
+                    "spec": {"terminationGracePeriodSeconds": 0, "containers": [container]},
+                },
+            },
+        })
+    };
+    let service = json!({
+        "apiVersion": "v1", "kind": "Service", "metadata": {"name": space, "namespace": space},
+        "spec": {"selector": labels, "clusterIP": "None"},
+    });
+    for object in [workload("Deployment"), workload("DaemonSet"), service] {
+        stage.bed.apply(cluster, &object.to_string())?;
+    }
+    let started = Instant::now();
+    until(SOON * 2, "the controllers to work again", || {
+        let nodes = stage.get(cluster, &["nodes"])?["items"].as_array().map_or(0, Vec::len);
+        let slices = stage.get(cluster, &["-n", space, "endpointslices"])?;
+        let slices = slices["items"].as_array().into_iter().flatten();
+        let endpoints = slices.flat_map(|slice| slice["endpoints"].as_array().into_iter().flatten());
+        let ready = endpoints.filter(|endpoint| endpoint["conditions"]["ready"] == true).count();
+        same("the pods of a Deployment and a DaemonSet that are ready", &(nodes + 1), &ready)?;
+        let ready = stage.get(cluster, &["-n", space, "deployment", space])?["status"]["readyReplicas"].as_u64();
+        same("the Deployment's ready replicas", &Some(1), &ready)
+    })?;
+    println!("                  the controllers worked again {:.1} s later", started.elapsed().as_secs_f64());
+    stage.kubectl(cluster, &["delete", "namespace", space, "--wait", "--timeout=60s"]).map(drop)
 }
 
 fn second_bed(stage: &mut Stage) -> Result<()> {

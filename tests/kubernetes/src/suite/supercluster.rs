@@ -98,16 +98,17 @@ pub(super) fn join(stage: &Stage, cluster: &str, info: &str) -> Result<Join> {
     let both = ["sh", "-c", "exec \"$0\" \"$@\" 2>&1", "daisy"];
     let words = ["join", info, "--context", cluster, "--clusterid", cluster, "--image", image, "--hold", "2s"];
     let said = stage.bed.run(cluster, &[&both[..], &words].concat())?;
-    Ok(Join { ready: ready_after(&said)?, whole: started.elapsed() })
+    Ok(Join { ready: ready_after(&said)?, whole: started.elapsed(), said })
 }
 
 /// How long a join took.
-#[derive(Clone, Copy)]
 pub(super) struct Join {
     /// Until every part of Daisy's was ready.
     pub(super) ready: Duration,
     /// Until the cluster's own DNS had read its changed configuration, too.
     pub(super) whole: Duration,
+    /// What it said on the way.
+    pub(super) said: String,
 }
 
 /// How long a join took until every part was ready, as it says itself.
@@ -141,7 +142,8 @@ fn join_all(stage: &mut Stage) -> Result<()> {
             took.whole.as_secs_f64()
         );
         if took.ready > JOIN {
-            bail!("joining {} took {:.1} s", cluster.name, took.ready.as_secs_f64());
+            let pods = pods(stage, &cluster.name);
+            bail!("joining {} took {:.1} s:\n{}{pods}", cluster.name, took.ready.as_secs_f64(), took.said);
         }
         Ok(())
     })
