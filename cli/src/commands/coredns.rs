@@ -124,7 +124,7 @@ pub(crate) async fn add(client: &Client, place: &Place, servers: &[IpAddr]) -> R
     } else {
         patch(client, name, key, Some(&edited)).await?;
     }
-    nudge(client, &name.namespace, Some(&addresses(servers, " "))).await;
+    nudge(client, &name.namespace, Told::Servers(&addresses(servers, " "))).await;
     let late = if reload.is_some() { "" } else { "; it takes that up within about half a minute" };
     let map = if key == COREFILE { name.to_string() } else { format!("{name}, {key}") };
     Ok(Some(Added { said: format!("CoreDNS (ConfigMap {map}) forwards {} to Daisy{late}", zones()), reload }))
@@ -157,14 +157,38 @@ async fn create(client: &Client, map: &ObjectName, block: &str) -> Result<()> {
     maps.create(&PostParams::default(), &object).await.map(drop).with_context(|| format!("creating ConfigMap {map}"))
 }
 
+/// What CoreDNS's pods are to say of their Corefile.
+#[derive(Clone, Copy)]
+enum Told<'a> {
+    /// That it forwards to these servers.
+    Servers(&'a str),
+    /// Nothing any more: the zones were taken out now, or earlier.
+    Nothing { now: bool },
+}
+
+impl<'a> Told<'a> {
+    /// What a pod's annotation becomes, in order; the pod's kubelet looks at it after each.
+    fn annotations(self, annotated: bool) -> Vec<Option<&'a str>> {
+        match self {
+            Told::Servers(servers) => vec![Some(servers)],
+            Told::Nothing { .. } if annotated => vec![None],
+            // Younger than the join (decision 0014).
+            Told::Nothing { now: true } => vec![Some(""), None],
+            Told::Nothing { now: false } => Vec::new(),
+        }
+    }
+}
+
 /// Has the kubelets look at CoreDNS's pods now: they bring a changed ConfigMap to a pod when the pod changes, else within a minute
 /// or more. Who may not touch pods waits that long, and nothing is lost.
-async fn nudge(client: &Client, namespace: &str, told: Option<&str>) {
+async fn nudge(client: &Client, namespace: &str, told: Told<'_>) {
     let pods: Api<Pod> = Api::namespaced(client.clone(), namespace);
     let Ok(dns) = pods.list(&ListParams::default().labels(DNS_PODS)).await else { return };
-    for pod in dns.items.iter().filter(|pod| told.is_some() || pod.annotations().contains_key(TOLD)) {
-        let patch = serde_json::json!({ "metadata": { "annotations": { TOLD: told } } });
-        let _ = pods.patch(&pod.name_any(), &PatchParams::default(), &Patch::Merge(&patch)).await;
+    for pod in dns.items {
+        for value in told.annotations(pod.annotations().contains_key(TOLD)) {
+            let patch = serde_json::json!({ "metadata": { "annotations": { TOLD: value } } });
+            let _ = pods.patch(&pod.name_any(), &PatchParams::default(), &Patch::Merge(&patch)).await;
+        }
     }
 }
 
@@ -192,13 +216,14 @@ pub(crate) async fn remove(client: &Client, namespaces: &[String]) -> Result<Vec
     for namespace in namespaces {
         let maps: Api<ConfigMap> = Api::namespaced(client.clone(), namespace);
         let list = maps.list(&ListParams::default()).await.with_context(|| format!("listing ConfigMaps in {namespace}"))?;
+        let before = changed.len();
         for map in list {
             let name = ObjectName { namespace: namespace.clone(), name: map.name_any() };
             if remove_from(client, &name, map).await? {
                 changed.push(name.to_string());
             }
         }
-        nudge(client, namespace, None).await;
+        nudge(client, namespace, Told::Nothing { now: changed.len() > before }).await;
     }
     Ok(changed)
 }
@@ -222,4 +247,18 @@ async fn remove_from(client: &Client, name: &ObjectName, map: ConfigMap) -> Resu
     }
     patch(client, name, COREFILE, Some(&edited)).await?;
     Ok(true)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn pods_that_were_told_nothing_look_again_too() {
+        assert_eq!(Told::Servers("10.0.0.1").annotations(false), [Some("10.0.0.1")]);
+        assert_eq!(Told::Nothing { now: true }.annotations(true), [None]);
+        assert_eq!(Told::Nothing { now: true }.annotations(false), [Some(""), None], "it changes, and nothing is left");
+        assert_eq!(Told::Nothing { now: false }.annotations(true), [None]);
+        assert!(Told::Nothing { now: false }.annotations(false).is_empty(), "whose Corefile did not change is not touched");
+    }
 }

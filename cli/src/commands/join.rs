@@ -16,9 +16,10 @@ use k8s_openapi::api::core::v1::{Event, Namespace, Node, Secret, Service};
 use kube::api::{DynamicObject, ListParams, Patch, PatchParams, PostParams};
 use kube::{Client, ResourceExt};
 use rand_core::OsRng;
+use tokio::task::JoinSet;
 
 use super::look::{Plan, look};
-use super::reload::Reload;
+use super::reload::{RELOADED_WITHIN, Reload, Way};
 use super::{coredns, kind, nodes};
 use crate::arguments::{Join, Reach};
 use crate::manifests::{self, Settings};
@@ -27,9 +28,6 @@ use crate::{connect, output, rollout};
 
 /// How long an API server may take to serve a kind that it was just told of.
 const SERVED_WITHIN: Duration = Duration::from_secs(20);
-
-/// For how long CoreDNS may take to read a changed configuration: it looks every 30 s, give or take 7.5, and the kubelet comes first.
-const RELOADED_WITHIN: Duration = Duration::from_secs(75);
 
 /// Keys and values for the Secret `daisy-broker-access`.
 type Access = Vec<(&'static str, String)>;
@@ -66,15 +64,28 @@ pub(crate) async fn run(options: Join) -> Result<()> {
         },
     };
     let reload = apply(&client, &options, &plan, (&info, access), &settings, &mut progress).await?;
-    ready(&client, &options, (&settings, &info.server), &mut progress).await?;
+    let way = way(&plan);
+    // Beside the rest, since nothing takes longer. A set ends its tasks when this ends.
+    let dns = reload.map(|reload| {
+        let namespace = reload.namespace().to_owned();
+        let mut task = JoinSet::new();
+        task.spawn(reload.in_force(client.clone(), way));
+        (namespace, task)
+    });
+    ready(&client, &options, &settings, &info.server, &mut progress).await?;
     if let Some(hint) = coredns::node_local_hint(&client).await? {
         progress.done(&hint);
     }
     progress.done(&format!("cluster {} has joined", options.clusterid));
-    if let Some(reload) = reload {
-        answered(&client, reload, &mut progress).await;
+    if let Some((namespace, task)) = dns {
+        answered(task, way, &namespace, &mut progress).await;
     }
     Ok(())
+}
+
+/// A developer does not wait for CoreDNS's clock, and his cluster is his own; elsewhere CoreDNS's pods are not Daisy's to replace.
+fn way(plan: &Plan) -> Way {
+    if plan.kind.is_some() { Way::Replaced } else { Way::Awaited }
 }
 
 /// Refuses ports that cannot all be Daisy's on one node.
@@ -133,6 +144,9 @@ fn dry_run(options: &Join, info: &BrokerInfo, plan: &Plan, settings: &Settings) 
         coredns::Place::Corefile(name, _) => text.push_str(&format!(", and a marked block in ConfigMap {name}\n")),
         coredns::Place::Custom(name, _) => text.push_str(&format!(", and a key daisy.server in ConfigMap {name}\n")),
         coredns::Place::ByHand => text.push('\n'),
+    }
+    if way(plan) == Way::Replaced && !matches!(plan.dns, coredns::Place::ByHand) {
+        text.push_str("# and: CoreDNS's pods that have not read it yet replaced, one after another, while the others answer\n");
     }
     output::print(&text)
 }
@@ -298,29 +312,29 @@ async fn add_stub(client: &Client, plan: &Plan, servers: &[&str], progress: &mut
     Ok(added.reload)
 }
 
-/// Waits until CoreDNS has read what was written: before that, a pod that asks for a name is told that there is none.
-async fn answered(client: &Client, mut reload: Reload, progress: &mut Progress) {
-    let started = Instant::now();
-    while let Some(pod) = reload.pending(client).await {
-        if started.elapsed() > RELOADED_WITHIN {
-            return progress.done(&format!(
-                "CoreDNS (pod {pod}) has not read its changed configuration after {} s; has its Corefile the plugin `reload`? If not: kubectl -n {} rollout restart deployment/coredns",
-                RELOADED_WITHIN.as_secs(),
-                reload.namespace()
-            ));
-        }
-        progress.waiting(&format!("CoreDNS (pod {pod}) to read its changed configuration, as it does every half minute"));
-        tokio::time::sleep(Duration::from_millis(200)).await;
+/// Waits until CoreDNS has what was written: before that, a pod that asks for a name is told that there is none.
+async fn answered(mut task: JoinSet<Result<(), String>>, way: Way, namespace: &str, progress: &mut Progress) {
+    progress.waiting(match way {
+        Way::Awaited => "CoreDNS to read its changed configuration, as it does every half minute",
+        Way::Replaced => "CoreDNS's pods, which are replaced one after another to read its changed configuration",
+    });
+    match task.join_next().await {
+        Some(Ok(Ok(()))) => progress.done("pods are answered Daisy's names"),
+        Some(Ok(Err(pod))) => progress.done(&format!(
+            "CoreDNS (pod {pod}) has not read its changed configuration after {} s; has its Corefile the plugin `reload`? If not: kubectl -n {namespace} rollout restart deployment/coredns",
+            RELOADED_WITHIN.as_secs(),
+        )),
+        // The runtime ends.
+        Some(Err(_)) | None => {}
     }
-    progress.done("pods are answered Daisy's names");
 }
 
 /// Waits until every part is ready: watched through the objects that the parts themselves write.
-async fn ready(client: &Client, options: &Join, to: (&Settings, &str), progress: &mut Progress) -> Result<()> {
+async fn ready(client: &Client, options: &Join, settings: &Settings, server: &str, progress: &mut Progress) -> Result<()> {
     let started = Instant::now();
     let mut pause = Duration::from_millis(20);
     loop {
-        let Some(waiting) = unready(client, options, to).await? else { return Ok(()) };
+        let Some(waiting) = unready(client, options, settings, server).await? else { return Ok(()) };
         if started.elapsed() > options.timeout {
             bail!(
                 "after {} s this cluster still waits for: {waiting}; what was applied stays, and `daisy join` can be run again",
@@ -334,7 +348,7 @@ async fn ready(client: &Client, options: &Join, to: (&Settings, &str), progress:
 }
 
 /// The first part that is not ready, if any.
-async fn unready(client: &Client, options: &Join, (settings, server): (&Settings, &str)) -> Result<Option<Waiting>> {
+async fn unready(client: &Client, options: &Join, settings: &Settings, server: &str) -> Result<Option<Waiting>> {
     let namespace = labels::SYSTEM_NAMESPACE;
     for name in [&["daisy-syncer"], settings.dns_servers()].concat() {
         if let Some(waiting) = rollout::deployment(client, namespace, name).await? {

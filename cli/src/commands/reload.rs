@@ -1,13 +1,14 @@
 //! Whether CoreDNS has read a changed configuration: its `reload` plugin looks for one every half minute or so, and its metrics tell
-//! which one is in force.
+//! which one is in force. A pod that is new has it from the start (decision 0014).
 
 use std::collections::BTreeMap;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use daisy_kubernetes::Api;
 use k8s_openapi::api::core::v1::Pod;
 use kube::api::ListParams;
 use kube::{Client, ResourceExt};
+use serde_json::json;
 
 /// What the pods of a cluster's DNS are labelled with.
 pub(super) const DNS_PODS: &str = "k8s-app=kube-dns";
@@ -20,23 +21,39 @@ const METRICS_PORT: i32 = 9153;
 /// A pod that does not answer in time is asked again.
 const ANSWER_WITHIN: Duration = Duration::from_secs(2);
 
+/// For how long CoreDNS may take to read a changed configuration: it looks every 30 s, give or take 7.5, and the kubelet comes first.
+pub(super) const RELOADED_WITHIN: Duration = Duration::from_secs(75);
+/// Between two looks at the pods.
+const LOOK: Duration = Duration::from_millis(200);
+
 /// What CoreDNS's pods had in force, each by its UID.
 #[derive(Debug)]
 pub(super) struct Reload {
     namespace: String,
     had: BTreeMap<String, String>,
+    pods: usize,
+}
+
+/// How a changed configuration comes to be in force.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Way {
+    /// Each pod reads it in its own time.
+    Awaited,
+    /// Pods that have not read it are replaced, one after another, while the others answer.
+    Replaced,
 }
 
 impl Reload {
     /// As it is before a change. Whoever may not reach the pods through the API server, and a CoreDNS without metrics, tell nothing.
     pub(super) async fn before(client: &Client, namespace: &str) -> Self {
         let mut had = BTreeMap::new();
-        for (uid, pod) in pods(client, namespace).await {
-            if let Some(version) = version(client, &pod).await {
-                had.insert(uid, version);
+        let pods = pods(client, namespace).await;
+        for (uid, pod) in &pods {
+            if let Some(version) = version(client, pod).await {
+                had.insert(uid.clone(), version);
             }
         }
-        Self { namespace: namespace.to_owned(), had }
+        Self { namespace: namespace.to_owned(), had, pods: pods.len() }
     }
 
     /// The namespace of CoreDNS's pods.
@@ -49,22 +66,74 @@ impl Reload {
         !self.had.is_empty()
     }
 
+    /// Waits until every pod has the change.
+    ///
+    /// # Errors
+    /// The name of a pod that has not, after [`RELOADED_WITHIN`].
+    pub(super) async fn in_force(mut self, client: Client, way: Way) -> Result<(), String> {
+        let started = Instant::now();
+        loop {
+            let pods = pods(&client, &self.namespace).await;
+            let Some(pod) = self.pending(&client, &pods).await else { return Ok(()) };
+            if started.elapsed() > RELOADED_WITHIN {
+                return Err(pod.name_any());
+            }
+            if way == Way::Replaced && !is_going(pod) && self.may_go(&pods) {
+                // Whoever may not, or is told that a PodDisruptionBudget forbids it now, waits.
+                let _ = evict(&client, pod).await;
+            }
+            tokio::time::sleep(LOOK).await;
+        }
+    }
+
     /// A pod that still has what it had, if any.
-    pub(super) async fn pending(&mut self, client: &Client) -> Option<String> {
-        let pods = pods(client, &self.namespace).await;
+    async fn pending<'a>(&mut self, client: &Client, pods: &'a BTreeMap<String, Pod>) -> Option<&'a Pod> {
         // One that is gone has a successor, which began with the change.
         self.had.retain(|uid, _| pods.contains_key(uid));
-        for (uid, pod) in &pods {
+        // Until it is gone it may still be asked; but those that stay come first, since they can be replaced.
+        let (going, staying): (Vec<_>, Vec<_>) = pods.iter().partition(|(_, pod)| is_going(pod));
+        for (uid, pod) in staying.into_iter().chain(going) {
             let Some(had) = self.had.get(uid) else { continue };
             match version(client, pod).await {
                 Some(is) if is != *had => {
                     self.had.remove(uid);
                 }
-                _ => return Some(pod.name_any()),
+                _ => return Some(pod),
             }
         }
         None
     }
+
+    /// Whether names are answered as before when one pod goes: it is not the only one, and as many answer as did before the change.
+    fn may_go(&self, pods: &BTreeMap<String, Pod>) -> bool {
+        let answering = pods.values().filter(|pod| !is_going(pod) && is_ready(pod)).count();
+        answering >= self.pods.max(2)
+    }
+}
+
+fn is_going(pod: &Pod) -> bool {
+    pod.metadata.deletion_timestamp.is_some()
+}
+
+fn is_ready(pod: &Pod) -> bool {
+    let mut conditions = pod.status.iter().flat_map(|status| status.conditions.iter().flatten());
+    conditions.any(|condition| condition.type_ == "Ready" && condition.status == "True")
+}
+
+/// Lets a pod go as `kubectl drain` does: within its PodDisruptionBudget, and with the time that it asks for.
+async fn evict(client: &Client, pod: &Pod) -> Option<()> {
+    let (namespace, name, uid) = (pod.namespace()?, pod.name_any(), pod.uid()?);
+    let eviction = json!({
+        "apiVersion": "policy/v1",
+        "kind": "Eviction",
+        "metadata": { "name": name, "namespace": namespace },
+        "deleteOptions": { "preconditions": { "uid": uid } },
+    });
+    let request = http::Request::post(format!("/api/v1/namespaces/{namespace}/pods/{name}/eviction"))
+        .header(http::header::CONTENT_TYPE, "application/json")
+        .body(eviction.to_string().into_bytes())
+        .ok()?;
+    client.request_text(request).await.ok().map(drop)
 }
 
 async fn pods(client: &Client, namespace: &str) -> BTreeMap<String, Pod> {
@@ -95,6 +164,32 @@ fn in_force(metrics: &str) -> Option<&str> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    /// Pods by name, each ready or not, going or not.
+    fn dns(pods: &[(&str, bool, bool)]) -> BTreeMap<String, Pod> {
+        let pod = |(name, ready, going): &(&str, bool, bool)| {
+            let pod = json!({
+                "metadata": { "name": name, "deletionTimestamp": going.then_some("2026-01-01T00:00:00Z") },
+                "status": { "conditions": [{ "type": "Ready", "status": if *ready { "True" } else { "False" } }] },
+            });
+            ((*name).to_owned(), serde_json::from_value(pod).expect("a pod"))
+        };
+        pods.iter().map(pod).collect()
+    }
+
+    #[test]
+    fn a_pod_goes_only_while_all_others_answer() {
+        let reload = |pods| Reload { namespace: String::new(), had: BTreeMap::new(), pods };
+        assert!(reload(2).may_go(&dns(&[("a", true, false), ("b", true, false)])));
+        assert!(!reload(1).may_go(&dns(&[("a", true, false)])), "the only one");
+        assert!(!reload(2).may_go(&dns(&[("a", true, false), ("b", false, false)])), "the other does not answer");
+        assert!(!reload(2).may_go(&dns(&[("b", true, false)])), "the other's successor is not there");
+        assert!(!reload(3).may_go(&dns(&[("a", true, false), ("b", true, false)])), "a successor is not there");
+        let going = [("a", true, true), ("b", true, false), ("c", false, false)];
+        assert!(!reload(2).may_go(&dns(&going)), "one goes, and its successor does not answer yet");
+        let gone = [("a", true, true), ("b", true, false), ("c", true, false)];
+        assert!(reload(2).may_go(&dns(&gone)), "its successor answers");
+    }
 
     #[test]
     fn the_configuration_in_force_is_read_from_the_metrics() {
