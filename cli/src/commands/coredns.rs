@@ -17,7 +17,7 @@ use k8s_openapi::api::core::v1::{ConfigMap, Pod, PodSpec};
 use kube::api::{DeleteParams, ListParams, ObjectMeta, Patch, PatchParams, PostParams};
 use kube::{Client, ResourceExt};
 
-use super::reload::{DNS_PODS, Reload};
+use super::reload::{DNS_PODS, Reload, Way};
 use crate::arguments::ObjectName;
 
 /// Annotation on namespace daisy-system: the namespace of the ConfigMap that holds Daisy's zones.
@@ -104,7 +104,7 @@ pub(crate) struct Added {
 }
 
 /// Adds the zones, answered at these addresses; `None` where it was so already.
-pub(crate) async fn add(client: &Client, place: &Place, servers: &[IpAddr]) -> Result<Option<Added>> {
+pub(super) async fn add(client: &Client, place: &Place, servers: &[IpAddr], way: Way) -> Result<Option<Added>> {
     let (name, key, text) = match place {
         Place::Corefile(name, text) => (name, COREFILE, text.as_str()),
         Place::Custom(name, _) => (name, CUSTOM_KEY, ""),
@@ -118,7 +118,7 @@ pub(crate) async fn add(client: &Client, place: &Place, servers: &[IpAddr]) -> R
     if edited == text {
         return Ok(None);
     }
-    let reload = Some(Reload::before(client, &name.namespace).await).filter(Reload::is_told);
+    let reload = Some(Reload::before(client, &name.namespace, way).await).filter(Reload::is_told);
     if matches!(place, Place::Custom(_, false)) {
         create(client, name, &edited).await?;
     } else {

@@ -64,20 +64,19 @@ pub(crate) async fn run(options: Join) -> Result<()> {
         },
     };
     let reload = apply(&client, &options, &plan, (&info, access), &settings, &mut progress).await?;
-    let way = way(&plan);
     // Beside the rest, since nothing takes longer. A set ends its tasks when this ends.
     let dns = reload.map(|reload| {
-        let namespace = reload.namespace().to_owned();
+        let (way, namespace) = (reload.way(), reload.namespace().to_owned());
         let mut task = JoinSet::new();
-        task.spawn(reload.in_force(client.clone(), way));
-        (namespace, task)
+        task.spawn(reload.in_force(client.clone()));
+        (way, namespace, task)
     });
     ready(&client, &options, &settings, &info.server, &mut progress).await?;
     if let Some(hint) = coredns::node_local_hint(&client).await? {
         progress.done(&hint);
     }
     progress.done(&format!("cluster {} has joined", options.clusterid));
-    if let Some((namespace, task)) = dns {
+    if let Some((way, namespace, task)) = dns {
         answered(task, way, &namespace, &mut progress).await;
     }
     Ok(())
@@ -307,7 +306,7 @@ async fn add_stub(client: &Client, plan: &Plan, servers: &[&str], progress: &mut
         let patched = namespaces.patch(labels::SYSTEM_NAMESPACE, &PatchParams::default(), &Patch::Merge(&patch)).await;
         patched.context("annotating namespace daisy-system")?;
     }
-    let Some(added) = coredns::add(client, &plan.dns, &addresses).await? else { return Ok(None) };
+    let Some(added) = coredns::add(client, &plan.dns, &addresses, way(plan)).await? else { return Ok(None) };
     progress.done(&added.said);
     Ok(added.reload)
 }

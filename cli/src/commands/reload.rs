@@ -26,11 +26,13 @@ pub(super) const RELOADED_WITHIN: Duration = Duration::from_secs(75);
 /// Between two looks at the pods.
 const LOOK: Duration = Duration::from_millis(200);
 
-/// What CoreDNS's pods had in force, each by its UID.
+/// What CoreDNS's pods had in force.
 #[derive(Debug)]
 pub(super) struct Reload {
     namespace: String,
-    had: BTreeMap<String, String>,
+    way: Way,
+    /// By the UID of a pod that has the change to come; `None` where it did not tell, as one does not that begins to run.
+    had: BTreeMap<String, Option<String>>,
     pods: usize,
 }
 
@@ -44,21 +46,28 @@ pub(super) enum Way {
 }
 
 impl Reload {
-    /// As it is before a change. Whoever may not reach the pods through the API server, and a CoreDNS without metrics, tell nothing.
-    pub(super) async fn before(client: &Client, namespace: &str) -> Self {
+    /// As it is before a change. Whoever may not reach the pods through the API server, and a CoreDNS without metrics, tell nothing;
+    /// then there is nothing to wait for, but a pod can be replaced whatever it had.
+    pub(super) async fn before(client: &Client, namespace: &str, way: Way) -> Self {
         let mut had = BTreeMap::new();
         let pods = pods(client, namespace).await;
         for (uid, pod) in &pods {
-            if let Some(version) = version(client, pod).await {
+            let version = version(client, pod).await;
+            if version.is_some() || way == Way::Replaced {
                 had.insert(uid.clone(), version);
             }
         }
-        Self { namespace: namespace.to_owned(), had, pods: pods.len() }
+        Self { namespace: namespace.to_owned(), way, had, pods: pods.len() }
     }
 
     /// The namespace of CoreDNS's pods.
     pub(super) fn namespace(&self) -> &str {
         &self.namespace
+    }
+
+    /// How the change comes to be in force.
+    pub(super) fn way(&self) -> Way {
+        self.way
     }
 
     /// Whether anything can be told.
@@ -70,7 +79,7 @@ impl Reload {
     ///
     /// # Errors
     /// The name of a pod that has not, after [`RELOADED_WITHIN`].
-    pub(super) async fn in_force(mut self, client: Client, way: Way) -> Result<(), String> {
+    pub(super) async fn in_force(mut self, client: Client) -> Result<(), String> {
         let started = Instant::now();
         loop {
             let pods = pods(&client, &self.namespace).await;
@@ -78,8 +87,8 @@ impl Reload {
             if started.elapsed() > RELOADED_WITHIN {
                 return Err(pod.name_any());
             }
-            if way == Way::Replaced && !is_going(pod) && self.may_go(&pods) {
-                // Whoever may not, or is told that a PodDisruptionBudget forbids it now, waits.
+            if self.way == Way::Replaced && !is_going(pod) && self.may_go(pod, &pods) {
+                // Whoever may not, or is told that a PodDisruptionBudget forbids it now, or that the pod has changed, waits.
                 let _ = evict(&client, pod).await;
             }
             tokio::time::sleep(LOOK).await;
@@ -94,20 +103,20 @@ impl Reload {
         let (going, staying): (Vec<_>, Vec<_>) = pods.iter().partition(|(_, pod)| is_going(pod));
         for (uid, pod) in staying.into_iter().chain(going) {
             let Some(had) = self.had.get(uid) else { continue };
-            match version(client, pod).await {
-                Some(is) if is != *had => {
-                    self.had.remove(uid);
-                }
-                _ => return Some(pod),
+            let is = if had.is_some() { version(client, pod).await } else { None };
+            if is.is_none() || is == *had {
+                return Some(pod);
             }
+            self.had.remove(uid);
         }
         None
     }
 
-    /// Whether names are answered as before when one pod goes: it is not the only one, and as many answer as did before the change.
-    fn may_go(&self, pods: &BTreeMap<String, Pod>) -> bool {
+    /// Whether names are answered as before when this pod goes: it does not answer, or it is not the only one that does, and as many
+    /// answer as there were before the change.
+    fn may_go(&self, pod: &Pod, pods: &BTreeMap<String, Pod>) -> bool {
         let answering = pods.values().filter(|pod| !is_going(pod) && is_ready(pod)).count();
-        answering >= self.pods.max(2)
+        !is_ready(pod) || answering >= self.pods.max(2)
     }
 }
 
@@ -120,14 +129,15 @@ fn is_ready(pod: &Pod) -> bool {
     conditions.any(|condition| condition.type_ == "Ready" && condition.status == "True")
 }
 
-/// Lets a pod go as `kubectl drain` does: within its PodDisruptionBudget, and with the time that it asks for.
+/// Lets a pod go as `kubectl drain` does: within its PodDisruptionBudget, and with the time that it asks for; and only while it is as
+/// it was seen.
 async fn evict(client: &Client, pod: &Pod) -> Option<()> {
-    let (namespace, name, uid) = (pod.namespace()?, pod.name_any(), pod.uid()?);
+    let (namespace, name, uid, version) = (pod.namespace()?, pod.name_any(), pod.uid()?, pod.resource_version()?);
     let eviction = json!({
         "apiVersion": "policy/v1",
         "kind": "Eviction",
         "metadata": { "name": name, "namespace": namespace },
-        "deleteOptions": { "preconditions": { "uid": uid } },
+        "deleteOptions": { "preconditions": { "uid": uid, "resourceVersion": version } },
     });
     let request = http::Request::post(format!("/api/v1/namespaces/{namespace}/pods/{name}/eviction"))
         .header(http::header::CONTENT_TYPE, "application/json")
@@ -177,18 +187,30 @@ mod tests {
         pods.iter().map(pod).collect()
     }
 
+    /// Whether one of the pods may go, where there were so many before.
+    fn may_go(were: usize, name: &str, pods: &[(&str, bool, bool)]) -> bool {
+        let reload = Reload { namespace: String::new(), way: Way::Replaced, had: BTreeMap::new(), pods: were };
+        let pods = dns(pods);
+        reload.may_go(&pods[name], &pods)
+    }
+
     #[test]
     fn a_pod_goes_only_while_all_others_answer() {
-        let reload = |pods| Reload { namespace: String::new(), had: BTreeMap::new(), pods };
-        assert!(reload(2).may_go(&dns(&[("a", true, false), ("b", true, false)])));
-        assert!(!reload(1).may_go(&dns(&[("a", true, false)])), "the only one");
-        assert!(!reload(2).may_go(&dns(&[("a", true, false), ("b", false, false)])), "the other does not answer");
-        assert!(!reload(2).may_go(&dns(&[("b", true, false)])), "the other's successor is not there");
-        assert!(!reload(3).may_go(&dns(&[("a", true, false), ("b", true, false)])), "a successor is not there");
+        assert!(may_go(2, "a", &[("a", true, false), ("b", true, false)]));
+        assert!(!may_go(1, "a", &[("a", true, false)]), "the only one");
+        assert!(!may_go(2, "a", &[("a", true, false), ("b", false, false)]), "the other does not answer");
+        assert!(!may_go(2, "b", &[("b", true, false)]), "the other's successor is not there");
+        assert!(!may_go(3, "a", &[("a", true, false), ("b", true, false)]), "a successor is not there");
         let going = [("a", true, true), ("b", true, false), ("c", false, false)];
-        assert!(!reload(2).may_go(&dns(&going)), "one goes, and its successor does not answer yet");
+        assert!(!may_go(2, "b", &going), "one goes, and its successor does not answer yet");
         let gone = [("a", true, true), ("b", true, false), ("c", true, false)];
-        assert!(reload(2).may_go(&dns(&gone)), "its successor answers");
+        assert!(may_go(2, "b", &gone), "its successor answers");
+    }
+
+    #[test]
+    fn a_pod_that_does_not_answer_goes_at_once() {
+        assert!(may_go(2, "b", &[("a", true, false), ("b", false, false)]));
+        assert!(may_go(1, "a", &[("a", false, false)]), "the only one");
     }
 
     #[test]
