@@ -268,26 +268,45 @@ fn steady(stage: &Stage) -> Result<Vec<Measured>> {
     Ok(rows)
 }
 
-/// What has gone through the network devices of the broker's host but its loopback, in bytes: of the network namespace of who asks
-/// (proc_pid_net(5)), where `/sys` has that of who mounted it.
-fn broker_bytes(stage: &Stage) -> Result<f64> {
-    let text = stage.bed.run("broker", &["cat", "/proc/net/dev"])?;
+/// What has gone through the network devices but the loopback, in bytes, by what proc_pid_net(5) has of each: of the network namespace of
+/// who asks, where `/sys` has that of who mounted it.
+fn device_bytes(text: &str) -> f64 {
     let devices = text.lines().filter_map(|line| line.split_once(':')).filter(|(name, _)| name.trim() != "lo");
     let bytes = |columns: &str| {
         let columns: Vec<f64> = columns.split_whitespace().filter_map(|column| column.parse().ok()).collect();
         Some(columns.first()? + columns.get(8)?)
     };
-    let counted: Vec<f64> = devices.filter_map(|(_, columns)| bytes(columns)).collect();
-    if counted.is_empty() { bail!("the broker's host has no network device:\n{text}") } else { Ok(counted.iter().sum()) }
+    devices.filter_map(|(_, columns)| bytes(columns)).sum()
+}
+
+/// What has gone over the network of the broker's host.
+fn broker_bytes(stage: &Stage) -> Result<f64> {
+    let text = stage.bed.run("broker", &["cat", "/proc/net/dev"])?;
+    let bytes = device_bytes(&text);
+    if bytes > 0.0 { Ok(bytes) } else { bail!("the broker's host has moved nothing:\n{text}") }
+}
+
+/// What has gone over the networks of a cluster's syncers and DNS servers: those of Daisy's pods to which a change of an export comes. What
+/// a syncer says to the broker and hears from it is among it.
+fn cluster_bytes(stage: &Stage, cluster: &str) -> Result<f64> {
+    let script = "for p in /proc/[0-9]*; do [ \"$(cat $p/comm 2>/dev/null)\" = daisy ] || continue; \
+                  case $(tr '\\0' ' ' < $p/cmdline | cut -d' ' -f2) in syncer|dns) cat $p/net/dev;; esac; done";
+    let cluster = stage.bed.plan.clusters.iter().find(|known| known.name == cluster).context("no such cluster")?;
+    let mut bytes = 0.0;
+    for node in cluster.node_numbers() {
+        bytes += device_bytes(&stage.bed.run(&cluster.node(node), &["sh", "-c", script])?);
+    }
+    if bytes > 0.0 { Ok(bytes) } else { bail!("no syncer or DNS server of {} has moved anything", cluster.name) }
 }
 
 /// What has been moved so far.
 struct Moved {
     /// Writes of all syncers at the broker, heartbeats left out.
     broker: f64,
+    broker_bytes: f64,
     /// Writes in each cluster.
     here: [f64; 2],
-    bytes: f64,
+    here_bytes: [f64; 2],
 }
 
 impl Moved {
@@ -301,8 +320,9 @@ impl Moved {
         };
         Ok(Self {
             broker: writes("staging", "broker")? + writes("local", "broker")?,
+            broker_bytes: broker_bytes(stage)?,
             here: [writes("staging", "here")?, writes("local", "here")?],
-            bytes: broker_bytes(stage)?,
+            here_bytes: [cluster_bytes(stage, "staging")?, cluster_bytes(stage, "local")?],
         })
     }
 }
@@ -328,9 +348,13 @@ fn changes(stage: &Stage) -> Result<Vec<Measured>> {
         for (n, cluster) in CLUSTERS.iter().enumerate() {
             rows.push(row(format!("{work}: objects written"), *cluster, after.here[n] - before.here[n], "objects"));
         }
-        // Heartbeats and probes go on meanwhile.
-        let bytes = (after.bytes - before.bytes) - (before.bytes - idle.bytes);
-        rows.push(row(format!("{work}: moved beyond what idles"), "broker", bytes, "bytes"));
+        // Heartbeats, probes and the asking for these numbers go on meanwhile.
+        let beyond = |idle: f64, before: f64, after: f64| (after - before) - (before - idle);
+        let mut moved = |who: &str, bytes: f64| rows.push(row(format!("{work}: moved beyond what idles"), who, bytes, "bytes"));
+        moved("broker", beyond(idle.broker_bytes, before.broker_bytes, after.broker_bytes));
+        for (n, cluster) in CLUSTERS.iter().enumerate() {
+            moved(cluster, beyond(idle.here_bytes[n], before.here_bytes[n], after.here_bytes[n]));
+        }
         Ok::<_, anyhow::Error>(())
     };
     one("an export comes", &|| stage.bed.apply("staging", &export("own").to_string()).map(drop))?;
