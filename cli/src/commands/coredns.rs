@@ -17,13 +17,11 @@ use k8s_openapi::api::core::v1::{ConfigMap, Pod, PodSpec};
 use kube::api::{DeleteParams, ListParams, ObjectMeta, Patch, PatchParams, PostParams};
 use kube::{Client, ResourceExt};
 
-use super::reload::{DNS_PODS, Reload, Way};
+use super::reload::{DNS_PODS, Reload, TOLD, Way, tell};
 use crate::arguments::ObjectName;
 
 /// Annotation on namespace daisy-system: the namespace of the ConfigMap that holds Daisy's zones.
 pub(crate) const WHERE: &str = "daisy.supercluster.local/coredns-namespace";
-/// Annotation on CoreDNS's pods: what their Corefile was told last.
-const TOLD: &str = "daisy.supercluster.local/corefile-forwards-to";
 /// Where a cluster's own DNS lives.
 const NAMESPACE: &str = "kube-system";
 /// The ConfigMap of further server blocks, where the Corefile imports them.
@@ -186,8 +184,7 @@ async fn nudge(client: &Client, namespace: &str, told: Told<'_>) {
     let Ok(dns) = pods.list(&ListParams::default().labels(DNS_PODS)).await else { return };
     for pod in dns.items {
         for value in told.annotations(pod.annotations().contains_key(TOLD)) {
-            let patch = serde_json::json!({ "metadata": { "annotations": { TOLD: value } } });
-            let _ = pods.patch(&pod.name_any(), &PatchParams::default(), &Patch::Merge(&patch)).await;
+            let _ = tell(client, &pod, value).await;
         }
     }
 }

@@ -6,12 +6,14 @@ use std::time::{Duration, Instant};
 
 use daisy_kubernetes::Api;
 use k8s_openapi::api::core::v1::Pod;
-use kube::api::ListParams;
+use kube::api::{ListParams, Patch, PatchParams};
 use kube::{Client, ResourceExt};
 use serde_json::json;
 
 /// What the pods of a cluster's DNS are labelled with.
 pub(super) const DNS_PODS: &str = "k8s-app=kube-dns";
+/// Annotation on CoreDNS's pods: what their Corefile was told last.
+pub(super) const TOLD: &str = "daisy.supercluster.local/corefile-forwards-to";
 /// The metric of the `reload` plugin: one series, which names the configuration by its hash, and none before the first reload.
 const METRIC: &str = "coredns_reload_version_info{";
 /// What every CoreDNS tells that has metrics.
@@ -25,6 +27,8 @@ const ANSWER_WITHIN: Duration = Duration::from_secs(2);
 pub(super) const RELOADED_WITHIN: Duration = Duration::from_secs(75);
 /// Between two looks at the pods.
 const LOOK: Duration = Duration::from_millis(200);
+/// Between two nudges of a pod that is not ready yet.
+const NUDGE: Duration = Duration::from_millis(600);
 
 /// What CoreDNS's pods had in force.
 #[derive(Debug)]
@@ -81,6 +85,7 @@ impl Reload {
     /// The name of a pod that has not, after [`RELOADED_WITHIN`].
     pub(super) async fn in_force(mut self, client: Client) -> Result<(), String> {
         let started = Instant::now();
+        let mut nudged = started;
         loop {
             let pods = pods(&client, &self.namespace).await;
             let Some(pod) = self.pending(&client, &pods).await else { return Ok(()) };
@@ -90,6 +95,12 @@ impl Reload {
             if self.way == Way::Replaced && !is_going(pod) && self.may_go(pod, &pods) {
                 // Whoever may not, or is told that a PodDisruptionBudget forbids it now, or that the pod has changed, waits.
                 let _ = evict(&client, pod).await;
+            }
+            if self.way == Way::Replaced && nudged.elapsed() >= NUDGE {
+                for pod in pods.iter().filter(|(uid, pod)| !self.had.contains_key(*uid) && begins(pod)).map(|(_, pod)| pod) {
+                    nudge(&client, pod).await;
+                }
+                nudged = Instant::now();
             }
             tokio::time::sleep(LOOK).await;
         }
@@ -127,6 +138,26 @@ fn is_going(pod: &Pod) -> bool {
 fn is_ready(pod: &Pod) -> bool {
     let mut conditions = pod.status.iter().flat_map(|status| status.conditions.iter().flatten());
     conditions.any(|condition| condition.type_ == "Ready" && condition.status == "True")
+}
+
+/// Whether it runs, and is not ready yet.
+fn begins(pod: &Pod) -> bool {
+    let mut containers = pod.status.iter().flat_map(|status| status.container_statuses.iter().flatten());
+    !is_going(pod) && !is_ready(pod) && containers.any(|container| container.state.iter().any(|state| state.running.is_some()))
+}
+
+/// Has the kubelet ask a pod now whether it is ready: whenever a pod that is not has changed, it does, and else once in its probe's period,
+/// ten seconds.
+async fn nudge(client: &Client, pod: &Pod) {
+    let value = if pod.annotations().contains_key(TOLD) { None } else { Some("") };
+    let _ = tell(client, pod, value).await;
+}
+
+/// Sets or removes what a pod says of its Corefile; its kubelet looks at it then.
+pub(super) async fn tell(client: &Client, pod: &Pod, value: Option<&str>) -> kube::Result<()> {
+    let pods: Api<Pod> = Api::namespaced(client.clone(), &pod.namespace().unwrap_or_default());
+    let patch = json!({ "metadata": { "annotations": { TOLD: value } } });
+    pods.patch(&pod.name_any(), &PatchParams::default(), &Patch::Merge(&patch)).await.map(drop)
 }
 
 /// Lets a pod go as `kubectl drain` does: within its PodDisruptionBudget, and with the time that it asks for; and only while it is as
@@ -211,6 +242,25 @@ mod tests {
     fn a_pod_that_does_not_answer_goes_at_once() {
         assert!(may_go(2, "b", &[("a", true, false), ("b", false, false)]));
         assert!(may_go(1, "a", &[("a", false, false)]), "the only one");
+    }
+
+    #[test]
+    fn a_pod_begins_from_when_it_runs_until_it_is_ready() {
+        let pods = dns(&[("a", true, false), ("b", false, false), ("c", false, true)]);
+        let running = |name: &str, running: bool| {
+            let mut pod = pods[name].clone();
+            let state = if running { json!({ "running": {} }) } else { json!({ "waiting": {} }) };
+            let container =
+                json!({ "name": "coredns", "ready": false, "restartCount": 0, "image": "", "imageID": "", "state": state });
+            pod.status.as_mut().expect("a status").container_statuses =
+                Some(vec![serde_json::from_value(container).expect("a container's status")]);
+            begins(&pod)
+        };
+        assert!(running("b", true));
+        assert!(!running("a", true), "it is ready");
+        assert!(!running("b", false), "there is nothing to ask yet");
+        assert!(!running("c", true), "it goes");
+        assert!(!begins(&pods["b"]), "its kubelet has not said anything");
     }
 
     #[test]
