@@ -37,7 +37,8 @@ pub(super) struct Reload {
     way: Way,
     /// By the UID of a pod that has the change to come; `None` where it did not tell, as one does not that begins to run.
     had: BTreeMap<String, Option<String>>,
-    pods: usize,
+    /// All pods, as they were before the change.
+    pods: BTreeMap<String, Pod>,
 }
 
 /// How a changed configuration comes to be in force.
@@ -54,14 +55,14 @@ impl Reload {
     /// then there is nothing to wait for, but a pod can be replaced whatever it had.
     pub(super) async fn before(client: &Client, namespace: &str, way: Way) -> Self {
         let mut had = BTreeMap::new();
-        let pods = pods(client, namespace).await;
+        let pods = pods(client, namespace).await.unwrap_or_default();
         for (uid, pod) in &pods {
             let version = version(client, pod).await;
             if version.is_some() || way == Way::Replaced {
                 had.insert(uid.clone(), version);
             }
         }
-        Self { namespace: namespace.to_owned(), way, had, pods: pods.len() }
+        Self { namespace: namespace.to_owned(), way, had, pods }
     }
 
     /// The namespace of CoreDNS's pods.
@@ -86,21 +87,27 @@ impl Reload {
     pub(super) async fn in_force(mut self, client: Client) -> Result<(), String> {
         let started = Instant::now();
         let mut nudged = started;
+        let mut seen = self.pods.clone();
         loop {
-            let pods = pods(&client, &self.namespace).await;
-            let Some(pod) = self.pending(&client, &pods).await else { return Ok(()) };
+            // An API server that fails has not said that the pods are gone: they are as they were seen last.
+            if let Ok(pods) = pods(&client, &self.namespace).await {
+                seen = pods;
+            }
+            let Some(pod) = self.pending(&client, &seen).await else { return Ok(()) };
             if started.elapsed() > RELOADED_WITHIN {
                 return Err(pod.name_any());
             }
-            if self.way == Way::Replaced && !is_going(pod) && self.may_go(pod, &pods) {
-                // Whoever may not, or is told that a PodDisruptionBudget forbids it now, or that the pod has changed, waits.
-                let _ = evict(&client, pod).await;
-            }
-            if self.way == Way::Replaced && nudged.elapsed() >= NUDGE {
-                for pod in pods.iter().filter(|(uid, pod)| !self.had.contains_key(*uid) && begins(pod)).map(|(_, pod)| pod) {
-                    nudge(&client, pod).await;
+            if self.way == Way::Replaced {
+                if !is_going(pod) && self.may_go(pod, &seen) {
+                    // Whoever may not, or is told that a PodDisruptionBudget forbids it now, or that the pod has changed, waits.
+                    let _ = evict(&client, pod).await;
                 }
-                nudged = Instant::now();
+                if nudged.elapsed() >= NUDGE {
+                    for (_, pod) in seen.iter().filter(|(uid, pod)| !self.had.contains_key(*uid) && begins(pod)) {
+                        nudge(&client, pod).await;
+                    }
+                    nudged = Instant::now();
+                }
             }
             tokio::time::sleep(LOOK).await;
         }
@@ -127,7 +134,7 @@ impl Reload {
     /// answer as there were before the change.
     fn may_go(&self, pod: &Pod, pods: &BTreeMap<String, Pod>) -> bool {
         let answering = pods.values().filter(|pod| !is_going(pod) && is_ready(pod)).count();
-        !is_ready(pod) || answering >= self.pods.max(2)
+        !is_ready(pod) || answering >= self.pods.len().max(2)
     }
 }
 
@@ -177,10 +184,11 @@ async fn evict(client: &Client, pod: &Pod) -> Option<()> {
     client.request_text(request).await.ok().map(drop)
 }
 
-async fn pods(client: &Client, namespace: &str) -> BTreeMap<String, Pod> {
+/// The pods of the cluster's DNS, by UID.
+async fn pods(client: &Client, namespace: &str) -> kube::Result<BTreeMap<String, Pod>> {
     let api: Api<Pod> = Api::namespaced(client.clone(), namespace);
-    let list = api.list(&ListParams::default().labels(DNS_PODS)).await.map(|list| list.items).unwrap_or_default();
-    list.into_iter().filter_map(|pod| Some((pod.uid()?, pod))).collect()
+    let list = api.list(&ListParams::default().labels(DNS_PODS)).await?;
+    Ok(list.items.into_iter().filter_map(|pod| Some((pod.uid()?, pod))).collect())
 }
 
 /// The hash of the configuration that a pod has in force; empty for the one that it began with.
@@ -204,6 +212,8 @@ fn in_force(metrics: &str) -> Option<&str> {
 
 #[cfg(test)]
 mod tests {
+    use std::convert::Infallible;
+
     use super::*;
 
     /// Pods by name, each ready or not, going or not.
@@ -218,8 +228,24 @@ mod tests {
         pods.iter().map(pod).collect()
     }
 
+    #[tokio::test]
+    async fn an_api_server_that_fails_has_not_said_that_the_pods_are_gone() {
+        let fails = tower::service_fn(|_| async {
+            let answer = http::Response::builder().status(500).body(kube::client::Body::empty());
+            Ok::<_, Infallible>(answer.expect("an answer"))
+        });
+        for way in [Way::Awaited, Way::Replaced] {
+            let had = BTreeMap::from([("a".to_owned(), Some(String::new()))]);
+            let reload = Reload { namespace: "kube-system".to_owned(), way, had, pods: dns(&[("a", true, false)]) };
+            let waiting = reload.in_force(Client::new(fails, "default"));
+            let ended = tokio::time::timeout(LOOK * 4, waiting).await;
+            assert!(ended.is_err(), "{way:?}: it ended with {ended:?}");
+        }
+    }
+
     /// Whether one of the pods may go, where there were so many before.
     fn may_go(were: usize, name: &str, pods: &[(&str, bool, bool)]) -> bool {
+        let were = (0..were).map(|n| (n.to_string(), Pod::default())).collect();
         let reload = Reload { namespace: String::new(), way: Way::Replaced, had: BTreeMap::new(), pods: were };
         let pods = dns(pods);
         reload.may_go(&pods[name], &pods)
