@@ -4,7 +4,6 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, anyhow, bail};
-use daisy_kubernetes_tests::suite::until;
 use serde_json::Value;
 
 use super::stage::{NAME, SOON, Stage};
@@ -83,12 +82,7 @@ fn taken_for_dead(stage: &Stage, namespace: &str, pods: &str, since: &str) -> Re
 
 /// Waits until all nodes of local are Ready, and its client runs and is answered by staging; how long that took.
 fn recovered(stage: &Stage, limit: Duration) -> Result<Duration> {
-    let started = Instant::now();
-    until(limit, "local's client to be answered by staging", || {
-        let page = stage.fetch("local", NAME)?;
-        if page.starts_with("nginx on staging-") { Ok(()) } else { bail!("it says {page:?}") }
-    })?;
-    let took = started.elapsed();
+    let took = stage.answered_by("local", NAME, "staging", limit)?;
     let wait = ["wait", "--for=condition=Ready", "--timeout=120s", "nodes", "--all"];
     stage.bed.kubectl("local", &wait).map(|_| took)
 }

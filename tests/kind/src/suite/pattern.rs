@@ -86,10 +86,8 @@ fn join(stage: &mut Stage) -> Result<()> {
     let mut vain = Vec::new();
     until(SOON * 2, &format!("{NAME} to be answered by staging in local"), || {
         let tried = ended.elapsed();
-        let page = stage
-            .fetch("local", NAME)
-            .and_then(|page| if page.starts_with("nginx on staging-") { Ok(()) } else { bail!("it says {page:?}") });
-        page.inspect_err(|error| vain.push(format!("after {tried:.1?}: {error:#}")))
+        let answered = stage.is_answered_by("local", NAME, "staging");
+        answered.inspect_err(|error| vain.push(format!("after {tried:.1?}: {error:#}")))
     })?;
     let first = ended.elapsed();
     println!("                  the first remote answer, by name, {:.1} s after it", first.as_secs_f64());

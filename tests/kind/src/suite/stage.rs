@@ -84,13 +84,16 @@ impl Stage {
             .map(|text| text.trim().to_owned())
     }
 
+    /// Asks once whether the page at a name is of a node of this cluster.
+    pub(super) fn is_answered_by(&self, cluster: &str, name: &str, by: &str) -> Result<()> {
+        let page = self.fetch(cluster, name)?;
+        if page.starts_with(&format!("nginx on {by}-")) { Ok(()) } else { bail!("it says {page:?}") }
+    }
+
     /// Waits until the page at a name is of a node of this cluster; how long that took.
     pub(super) fn answered_by(&self, cluster: &str, name: &str, by: &str, limit: Duration) -> Result<Duration> {
         let started = Instant::now();
-        until(limit, &format!("{name} to be answered by {by} in {cluster}"), || {
-            let page = self.fetch(cluster, name)?;
-            if page.starts_with(&format!("nginx on {by}-")) { Ok(()) } else { bail!("it says {page:?}") }
-        })?;
+        until(limit, &format!("{name} to be answered by {by} in {cluster}"), || self.is_answered_by(cluster, name, by))?;
         Ok(started.elapsed())
     }
 

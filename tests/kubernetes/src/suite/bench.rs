@@ -224,20 +224,27 @@ fn stand(stage: &Stage) -> Result<()> {
     Ok(())
 }
 
+/// A script that does this for each process of Daisy's on a host, which is `$p` of the role `$role`.
+fn each_daisy(what: &str) -> String {
+    format!(
+        "for p in /proc/[0-9]*; do [ \"$(cat $p/comm 2>/dev/null)\" = daisy ] || continue; \
+         role=$(tr '\\0' ' ' < $p/cmdline | cut -d' ' -f2); {what}; done"
+    )
+}
+
 /// Of one role on one side: processes, their memory in KiB, their time in ticks.
 type Roles = BTreeMap<(String, String), (usize, f64, f64)>;
 
 fn roles(stage: &Stage) -> Result<Roles> {
-    let script = "for p in /proc/[0-9]*; do [ \"$(cat $p/comm 2>/dev/null)\" = daisy ] || continue; \
-                  role=$(tr '\\0' ' ' < $p/cmdline | cut -d' ' -f2); rss=$(grep VmRSS $p/status | tr -dc 0-9); \
-                  set -- $(cat $p/stat); echo $role $rss $((${14} + ${15})); done";
+    let script =
+        each_daisy("rss=$(grep VmRSS $p/status | tr -dc 0-9); set -- $(cat $p/stat); echo $role $rss $((${14} + ${15}))");
     let mut hosts = vec![("broker".to_owned(), "broker".to_owned())];
     for cluster in &stage.bed.plan.clusters {
         hosts.extend(cluster.node_numbers().map(|n| (cluster.name.clone(), cluster.node(n))));
     }
     let mut all = Roles::new();
     for (side, host) in hosts {
-        for line in stage.bed.run(&host, &["sh", "-c", script])?.lines() {
+        for line in stage.bed.run(&host, &["sh", "-c", &script])?.lines() {
             let words: Vec<_> = line.split_whitespace().collect();
             let [role, memory, ticks] = words[..] else { continue };
             let role = if role == "deploy-broker" { "broker" } else { role };
@@ -289,12 +296,11 @@ fn broker_bytes(stage: &Stage) -> Result<f64> {
 /// What has gone over the networks of a cluster's syncers and DNS servers: those of Daisy's pods to which a change of an export comes. What
 /// a syncer says to the broker and hears from it is among it.
 fn cluster_bytes(stage: &Stage, cluster: &str) -> Result<f64> {
-    let script = "for p in /proc/[0-9]*; do [ \"$(cat $p/comm 2>/dev/null)\" = daisy ] || continue; \
-                  case $(tr '\\0' ' ' < $p/cmdline | cut -d' ' -f2) in syncer|dns) cat $p/net/dev;; esac; done";
+    let script = each_daisy("case $role in syncer|dns) cat $p/net/dev;; esac");
     let cluster = stage.bed.plan.clusters.iter().find(|known| known.name == cluster).context("no such cluster")?;
     let mut bytes = 0.0;
     for node in cluster.node_numbers() {
-        bytes += device_bytes(&stage.bed.run(&cluster.node(node), &["sh", "-c", script])?);
+        bytes += device_bytes(&stage.bed.run(&cluster.node(node), &["sh", "-c", &script])?);
     }
     if bytes > 0.0 { Ok(bytes) } else { bail!("no syncer or DNS server of {} has moved anything", cluster.name) }
 }
